@@ -1,0 +1,90 @@
+"""The one configuration of Seer: few knobs, good defaults, an unknown key is an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+CONFIG_ENV = "SGLANG_SEER_CONFIG"
+MODE_ENV = "SGLANG_SEER"
+
+Mode = Literal["off", "observe", "on"]
+
+
+class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All options.
+
+    speculation: grouped speculative decoding; False keeps SGLang's plain decoding and only schedules.
+    draft_nodes: most draft tokens verified for a request in one step, 1 to 63.
+    draft_depth: longest path of a draft tree, 1 to 63.
+    starvation_limit: a request goes first once this many others were admitted while it waited.
+    index_max_tokens: responses and prompts kept as draft source, in tokens, over all groups.
+    """
+
+    speculation: bool = True
+    draft_nodes: int = 8
+    draft_depth: int = 16
+    starvation_limit: int = 4096
+    index_max_tokens: int = 50_000_000
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "draft_nodes": (1, 63),
+            "draft_depth": (1, 63),
+            "starvation_limit": (1, 1_000_000_000),
+            "index_max_tokens": (1024, 10_000_000_000),
+        }
+        wrong = [
+            f"{name} = {value}, wanted {low} to {high}"
+            for name, (low, high) in bounds.items()
+            if not low <= (value := getattr(self, name)) <= high
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+
+def parse_config(source: SeerConfig | Mapping[str, Any] | str | Path | None) -> SeerConfig:
+    """Read a config from a mapping, inline JSON, or the path of a .json or .toml file; None gives the defaults.
+
+    Raises ValueError naming the source, what was seen and what was wanted.
+    """
+    if source is None:
+        return SeerConfig()
+    if isinstance(source, SeerConfig):
+        return source
+    label = "Seer config"
+    try:
+        if isinstance(source, Mapping):
+            return msgspec.convert(dict(source), SeerConfig)
+        text = str(source)
+        if text.lstrip().startswith("{"):
+            return msgspec.json.decode(text, type=SeerConfig)
+        label = f"Seer config {text!r}"
+        path = Path(text)
+        if path.suffix == ".toml":
+            return msgspec.convert(tomllib.loads(path.read_text()), SeerConfig)
+        if path.suffix == ".json":
+            return msgspec.convert(json.loads(path.read_text()), SeerConfig)
+        raise ValueError(f"wanted inline JSON or a file that ends in .json or .toml, got {path.suffix!r}")
+    except OSError as error:
+        raise ValueError(f"{label}: cannot read it: {error.strerror}") from error
+    except (ValueError, TypeError) as error:  # msgspec, json and toml errors are ValueErrors
+        known = ", ".join(SeerConfig.__struct_fields__)
+        raise ValueError(f"{label}: {error} (known keys: {known})") from error
+
+
+def mode_from_environment() -> Mode | None:
+    """SGLANG_SEER, or None when it is not set. Raises ValueError for anything but off, observe, on."""
+    value = os.environ.get(MODE_ENV, "").strip().lower()
+    match value:
+        case "":
+            return None
+        case "off" | "observe" | "on":
+            return value
+    raise ValueError(f"{MODE_ENV}: got {value!r}, wanted off, observe or on")

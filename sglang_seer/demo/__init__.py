@@ -1,0 +1,1 @@
+"""Stock SGLang against Seer on one machine: the same rollout, sample by sample."""

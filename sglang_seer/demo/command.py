@@ -1,0 +1,145 @@
+"""`python -m sglang_seer demo`: the same rollout with stock SGLang and with Seer, on this machine's CPU.
+
+Exit status: 0 all samples are identical, 1 a sample differs, 2 wrong input or a server that failed, 130 interrupted.
+"""
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+from sglang_seer.demo import inputs
+from sglang_seer.demo.compare import compare
+from sglang_seer.demo.plan import SEER, STOCK, Side, plan_requests, pool_tokens, shared_environment, shared_flags
+from sglang_seer.demo.servers import ServerError, ServerPlan, pick_port
+from sglang_seer.demo.side import run_side
+from sglang_seer.report import kept
+from sglang_seer.report.figures import figures
+from sglang_seer.report.picture import draw, require_matplotlib
+from sglang_seer.report.table import table
+
+SHOWN_DIFFERENCES = 3
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Arguments; argparse ends the process with status 2 where they make no sense."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sglang_seer demo",
+        description="The same rollout with stock SGLang and with Seer, one after the other, on this machine's CPU.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--model", type=Path, default=inputs.EXAMPLE / "model", help="folder of the model")
+    parser.add_argument("--prompts", type=Path, help='JSONL, a line {"prompt": text, "answer": text}; default: drawn')
+    parser.add_argument("--num-prompts", type=_positive, default=24, help="prompts to draw without --prompts")
+    parser.add_argument("--n", type=_positive, default=8, help="samples a prompt")
+    parser.add_argument("--seed", type=int, default=0, help="seed of prompts and samples")
+    parser.add_argument("--max-new-tokens", type=_positive, default=2048, help="limit of one response")
+    parser.add_argument("--max-running-requests", type=_positive, default=64, help="of each server")
+    parser.add_argument("--kv-tokens", type=_positive, help="KV slots of each server; default: a quarter of the demand")
+    parser.add_argument("--port", type=int, help="of the servers, on the loopback address; default: any free one")
+    parser.add_argument("--picture", type=Path, default=Path("seer-demo.png"), help="where the picture goes")
+    parser.add_argument("--json", type=Path, help="keep every figure and every sample in this file")
+    parser.add_argument("--start-timeout", type=_positive, default=300, help="seconds a server may take to start")
+    parser.add_argument("--timeout", type=_positive, default=1800, help="seconds a rollout may take")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"wanted a positive whole number, saw {text!r}")
+    return int(text)
+
+
+def main(argv: list[str], *, stock: Side = STOCK, seer: Side = SEER) -> int:
+    """Runs the demo and returns its exit status. stock, seer: what the two servers do not share."""
+    args = parse(argv)
+    # A kill must stop the servers as Ctrl-C does.
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return run(args, stock, seer)
+    except (ValueError, ServerError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("demo: interrupted; the servers are stopped", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
+    """Both rollouts, the table, the picture and the kept file."""
+    require_matplotlib()
+    for path in (args.picture, args.json):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ValueError(f"{path}: wanted a file in a folder that is there")
+    port = pick_port(args.port)
+    context = inputs.context_length(args.model)
+    prompts = inputs.read_prompts(args.prompts) if args.prompts else inputs.example_prompts(args.num_prompts, args.seed)
+    reward = inputs.example_reward() if any(prompt.answer is not None for prompt in prompts) else None
+    tokenizer = inputs.load_tokenizer(args.model)
+    requests = plan_requests(
+        prompts, tokenizer, samples=args.n, seed=args.seed, limit=args.max_new_tokens, context=context
+    )
+    kv_tokens = args.kv_tokens or pool_tokens(requests)
+    print(
+        f"{len(prompts)} prompts x {args.n} samples, at most {args.max_new_tokens} tokens each; "
+        f"KV for {kv_tokens:,} tokens, at most {args.max_running_requests} running"
+    )
+    shared = shared_flags(args.model.absolute(), kv_tokens=kv_tokens, max_running=args.max_running_requests)
+    folder = Path(tempfile.mkdtemp(prefix="seer-demo-"))
+    rollouts = {}
+    for side in (stock, seer):
+        environment = {**shared_environment(), **side.environment}
+        plan = ServerPlan(label=side.label, port=port, flags=(*shared, *side.flags), environment=environment)
+        rollouts[side.label] = run_side(
+            plan, requests, folder, start_timeout_s=args.start_timeout, timeout_s=args.timeout
+        )
+    comparison = compare(
+        prompts=prompts,
+        requests=requests,
+        stock=rollouts[stock.label],
+        seer=rollouts[seer.label],
+        tokenizer=tokenizer,
+        reward=reward,
+        settings={
+            "prompts": len(prompts),
+            "samples_a_prompt": args.n,
+            "seed": args.seed,
+            "max_new_tokens": args.max_new_tokens,
+            "kv_tokens": kv_tokens,
+            "max_running_requests": args.max_running_requests,
+            "flags": list(shared[2:]),
+            "flags_seer": list(seer.flags),
+        },
+    )
+    numbers = figures(comparison)
+    print("\n" + table(numbers))
+    draw(comparison, args.picture)
+    print(f"picture: {args.picture}")
+    if args.json is not None:
+        kept.write(args.json, comparison, numbers)
+        print(f"every sample: {args.json}")
+    different = [sample for sample in comparison.samples if not sample.identical]
+    if different:
+        for sample in different[:SHOWN_DIFFERENCES]:
+            print(f"demo: {difference(sample)}", file=sys.stderr)
+        print(f"demo: {len(different)} samples differ; the servers' logs are in {folder}", file=sys.stderr)
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+def difference(sample: kept.Sample) -> str:
+    """Where the two sides of a sample part."""
+    ours = sample.seer_output_ids or []
+    at = next((i for i, pair in enumerate(zip(sample.output_ids, ours, strict=False)) if pair[0] != pair[1]), None)
+    where = f"from token {at} on" if at is not None else f"by length, {len(sample.output_ids)} and {len(ours)} tokens"
+    return f"{sample.group} sample {sample.sample} (seed {sample.seed}) differs {where}"

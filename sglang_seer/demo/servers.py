@@ -1,0 +1,138 @@
+"""Starts one SGLang server, waits until it serves, and always stops it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HOST = "127.0.0.1"
+HEALTH_POLL_S = 0.5
+STOP_TIMEOUT_S = 15.0
+SHOWN_LOG_LINES = 25
+
+
+class ServerError(RuntimeError):
+    """A server did not start or died; the text holds the reason, the log's last lines and its path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPlan:
+    """How a server is started. flags: after `sglang.launch_server --host --port`. environment: on top of ours."""
+
+    label: str
+    port: int
+    flags: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """Where it will serve."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def command(self) -> list[str]:
+        """The command line."""
+        place = ["--host", HOST, "--port", str(self.port)]
+        return [sys.executable, "-m", "sglang.launch_server", *place, *self.flags]
+
+
+def pick_port(wanted: int | None) -> int:
+    """`wanted` if nobody listens there, or any free port. Raises ValueError for a port that is in use or is none."""
+    with socket.socket() as probe:
+        # A port whose last server has just gone is free to SGLang as well.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted or 0))
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"--port {wanted}: wanted a free port on {HOST}: {error}") from error
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """One running server in its own process group; made by `serve`."""
+
+    def __init__(self, plan: ServerPlan, folder: Path) -> None:
+        self.plan = plan
+        self.log = folder / f"{plan.label}.log"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_SEER")}
+        with self.log.open("wb") as log:
+            # Started in the log's folder: no folder of ours shadows a package there.
+            self.process = subprocess.Popen(
+                plan.command,
+                cwd=folder,
+                env={**inherited, **plan.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self, timeout_s: float) -> float:
+        """Seconds until the server answered /health. Raises ServerError where it died or `timeout_s` has passed."""
+        started_s = time.monotonic()
+        while (waited_s := time.monotonic() - started_s) < timeout_s:
+            self.check()
+            if self._healthy():
+                return waited_s
+            time.sleep(HEALTH_POLL_S)
+        raise self.error(f"it was not ready after {timeout_s:.0f} s")
+
+    def check(self) -> None:
+        """Raises ServerError if the process has ended."""
+        status = self.process.poll()
+        if status is not None:
+            raise self.error(f"it ended with exit status {status}")
+
+    def error(self, reason: str) -> ServerError:
+        """A ServerError with `reason` and what the log says."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        shown = "\n".join(f"  | {line}" for line in lines[-SHOWN_LOG_LINES:])
+        return ServerError(f"the {self.plan.label} server failed: {reason}. The end of {self.log}:\n{shown}")
+
+    def stop(self) -> None:
+        """Ends the whole process group and waits for it."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, number)
+            except ProcessLookupError:
+                break
+            if self._group_gone(STOP_TIMEOUT_S):
+                break
+        self.process.wait()
+
+    def _group_gone(self, timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            # Without the poll the ended leader would stay in its group as a zombie.
+            self.process.poll()
+            try:
+                os.killpg(self.process.pid, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.1)
+        return False
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.plan.url}/health", timeout=5) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+@contextmanager
+def serve(plan: ServerPlan, folder: Path) -> Iterator[Server]:
+    """A started server, stopped at the end whatever happens; `folder` takes its log."""
+    server = Server(plan, folder)
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -1,0 +1,57 @@
+"""`python -m sglang_seer doctor`: what would be active here, and why not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from sglang_seer.config import mode_from_environment, parse_config
+from sglang_seer.plugin import EXIT_REFUSED, config_from_environment, startup_reasons
+from sglang_seer.status import STATUS
+
+
+def _entry_point_reasons() -> list[str]:
+    from importlib.metadata import entry_points
+
+    names = [entry.name for entry in entry_points(group="sglang.srt.plugins")]
+    return [] if "seer" in names else [f"SGLang finds no plugin named seer (it finds: {names}); is sglang-seer installed?"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the state; 0 if Seer can run here, 2 if not."""
+    parser = argparse.ArgumentParser(prog="python -m sglang_seer doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the status block as JSON")
+    arguments = parser.parse_args(argv)
+    reasons = []
+    try:
+        STATUS.mode = mode_from_environment() or "on request (--scheduler-policy seer)"
+        STATUS.config = parse_config(config_from_environment())
+    except ValueError as error:
+        reasons.append(str(error))
+    STATUS.reasons = reasons + startup_reasons() + _entry_point_reasons()
+    if arguments.json:
+        print(json.dumps(STATUS.as_dict(), indent=2))
+    else:
+        _print_report()
+    return EXIT_REFUSED if STATUS.reasons else 0
+
+
+def _print_report() -> None:
+    from sglang_seer.patches import lines
+
+    status = STATUS.as_dict()
+    print(f"sglang-seer {status['version']} with SGLang {status['sglang_version']}, mode: {status['mode']}")
+    if status["config"]:
+        print("config: " + ", ".join(f"{key} = {value}" for key, value in status["config"].items()))
+    if STATUS.sglang_version is not None:
+        patch_set = lines.patch_set_for(STATUS.sglang_version)
+        print(f"patches for {patch_set.version}, {len(patch_set.patches)} targets, {len(patch_set.uses)} more relied on:")
+        for patch in patch_set.patches:
+            print(f"  {patch.kind:7s} {patch.target.path}: {patch.why}")
+    if STATUS.reasons:
+        print("Seer cannot run here:", file=sys.stderr)
+        for reason in STATUS.reasons:
+            print(f"  - {reason}", file=sys.stderr)
+    else:
+        print("ready: start SGLang with --scheduler-policy seer")

@@ -1,0 +1,38 @@
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_BUDGET: int
+MAX_DEPTH: int
+
+class SuffixIndex:
+    def __init__(self, *, vocab_size: int, max_match: int, max_candidates: int) -> None: ...
+    def open_group(self, group: int, prompt: NDArray[np.int32]) -> None: ...
+    def append(
+        self,
+        groups: NDArray[np.int64],
+        sequences: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        tokens: NDArray[np.int32],
+        lengths: NDArray[np.int64],
+    ) -> None: ...
+    def propose(
+        self,
+        groups: NDArray[np.int64],
+        sequences: NDArray[np.int64],
+        budgets: NDArray[np.int32],
+        max_depth: int,
+        chain: bool,
+    ) -> tuple[
+        NDArray[np.int32],
+        NDArray[np.int32],
+        NDArray[np.float32],
+        NDArray[np.int32],
+        NDArray[np.int64],
+    ]: ...
+    def drop_sequence(self, group: int, sequence: int) -> None: ...
+    def drop_group(self, group: int) -> None: ...
+    def clear(self) -> None: ...
+    def length(self, group: int, sequence: int) -> int: ...
+    def num_groups(self) -> int: ...
+    def num_tokens(self) -> int: ...
+    def memory_bytes(self) -> int: ...

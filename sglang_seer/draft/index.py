@@ -1,0 +1,221 @@
+"""Suffix index over grouped responses, and the draft trees it proposes.
+
+Grouped speculative decoding as in Seer (OSDI 2026, section 3.4): responses to one prompt share token
+patterns, so what siblings wrote after the same tokens is a good draft. Where the paper keeps one
+compressed suffix tree a group, this index keeps raw tokens, hash heads of short suffixes and links to
+earlier occurrences (an implicit suffix tree); the work is done in C++, see ``csrc/``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sglang_seer.draft import _index
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Int32Array = NDArray[np.int32]
+    Int64Array = NDArray[np.int64]
+    Float32Array = NDArray[np.float32]
+
+MAX_BUDGET: int = _index.MAX_BUDGET
+MAX_DEPTH: int = _index.MAX_DEPTH
+DEFAULT_BUDGET = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """Draft trees of a batch; the tree of request i is ``starts[i]:starts[i + 1]`` of each array.
+
+    The root of a tree is the last known token of its sequence and is not a node. Nodes come breadth
+    first: by depth, then by their parent's place, then by falling probability (the smaller token
+    first on a tie). So parents precede children, and siblings differ in their token.
+    """
+
+    tokens: Int32Array
+    """[num_nodes] int32."""
+    parents: Int32Array
+    """[num_nodes] int32, counted from the first node of the request's own tree; -1 below the root."""
+    probabilities: Float32Array
+    """[num_nodes] float32, the estimated probability that the node's whole path is accepted."""
+    depths: Int32Array
+    """[num_nodes] int32, 1 for children of the root."""
+    starts: Int64Array
+    """[num_requests + 1] int64."""
+
+
+class SuffixIndex:
+    """The tokens of all open groups, and drafts from them.
+
+    A sequence's text is its group's prompt followed by its response. A draft for a sequence looks up
+    the suffixes of its text in its group: the prompt, its own response and those of its siblings.
+    Every earlier occurrence votes for the token that followed it, weighted by the length of its
+    match; the open end of a text has no next token and is no occurrence.
+
+    All methods are thread-safe (one mutex) and release the GIL while they work; the arrays passed in
+    must not be written to meanwhile. Arrays of another integer type than the one named are
+    converted if every value fits.
+
+    Determinism: the same calls in the same order give the same proposals, everywhere. Beyond that,
+    the order of the items within one ``append`` changes nothing (provided that items which overlap
+    agree), nor does the way a sequence's tokens are cut into items; and the order of ``append`` calls
+    changes nothing as long as no suffix of length 1, 2 or 4 occurs in the group more than
+    ``max_candidates`` times. Where one does, only its newest occurrences vote: newest by call, then
+    by sequence id within a call, then by position.
+    """
+
+    def __init__(self, *, vocab_size: int, max_match: int = 32, max_candidates: int = 64) -> None:
+        """Make an empty index.
+
+        Args:
+            vocab_size: token ids are 0 to ``vocab_size - 1``.
+            max_match: longest match, in tokens, that is told apart from longer ones; 1 to 256.
+            max_candidates: occurrences looked at for each suffix length with hash heads, newest
+                first; 1 to 4096.
+
+        Raises:
+            ValueError: a value is out of its range.
+        """
+        self._index = _index.SuffixIndex(
+            vocab_size=vocab_size, max_match=max_match, max_candidates=max_candidates
+        )
+
+    def open_group(self, group: int, prompt: ArrayLike) -> None:
+        """Store a group's prompt, [prompt_tokens] int32. Opening it again changes nothing.
+
+        Raises:
+            ValueError: the group is open with another prompt, or a token id is out of range.
+            TypeError: the prompt is not an array of integers.
+        """
+        self._index.open_group(group, _integers("prompt", prompt, np.int32))
+
+    def append(
+        self,
+        groups: ArrayLike,
+        sequences: ArrayLike,
+        offsets: ArrayLike,
+        tokens: ArrayLike,
+        lengths: ArrayLike,
+    ) -> None:
+        """Append response tokens of a batch of sequences.
+
+        Item i says that the response of sequence ``sequences[i]`` has, from ``offsets[i]`` on, the
+        next ``lengths[i]`` of ``tokens``. Idempotent: what lies within the stored length is ignored,
+        even where it differs from what is stored. Several items may belong to one sequence, in any
+        order. The batch is checked as a whole before anything is changed.
+
+        Args:
+            groups: [num_items] int64, open groups.
+            sequences: [num_items] int64, any ids; a new one starts an empty response.
+            offsets: [num_items] int64, 0 to the response's length.
+            tokens: [sum of lengths] int32.
+            lengths: [num_items] int64.
+
+        Raises:
+            ValueError: a group is not open, an offset leaves a gap, a token id is out of range, or
+                sizes disagree; the message names the field and the element.
+            TypeError: an argument is not an array of integers.
+        """
+        self._index.append(
+            _integers("groups", groups, np.int64),
+            _integers("sequences", sequences, np.int64),
+            _integers("offsets", offsets, np.int64),
+            _integers("tokens", tokens, np.int32),
+            _integers("lengths", lengths, np.int64),
+        )
+
+    def propose(
+        self,
+        groups: ArrayLike,
+        sequences: ArrayLike,
+        budgets: ArrayLike,
+        max_depth: int = 16,
+        *,
+        chain: bool = False,
+    ) -> Proposal:
+        """Draft one tree for each request.
+
+        Nodes are taken best first, so the tree of budget k is contained in that of budget k + 1, and
+        a node is never more probable than its parent. A sequence without tokens continues the prompt.
+
+        Args:
+            groups: [num_requests] int64, open groups.
+            sequences: [num_requests] int64.
+            budgets: [num_requests] int32, the most nodes of each tree, 0 to ``MAX_BUDGET``.
+            max_depth: depth of the deepest node, 1 to ``MAX_DEPTH``.
+            chain: give every node at most one child, for engines that verify no trees.
+
+        Raises:
+            ValueError: a group is not open, a budget or the depth is out of range, or sizes disagree;
+                the message names the field and the element.
+            TypeError: an argument is not an array of integers.
+        """
+        return Proposal(
+            *self._index.propose(
+                _integers("groups", groups, np.int64),
+                _integers("sequences", sequences, np.int64),
+                _integers("budgets", budgets, np.int32),
+                max_depth,
+                chain,
+            )
+        )
+
+    def drop_sequence(self, group: int, sequence: int) -> None:
+        """Forget a sequence's response. Nothing happens if there is none."""
+        self._index.drop_sequence(group, sequence)
+
+    def drop_group(self, group: int) -> None:
+        """Forget a group with its prompt and responses. Nothing happens if it is not open."""
+        self._index.drop_group(group)
+
+    def clear(self) -> None:
+        """Forget everything and give the memory back."""
+        self._index.clear()
+
+    def length(self, group: int, sequence: int) -> int:
+        """Tokens stored of a response; 0 for an unknown sequence.
+
+        Raises:
+            ValueError: the group is not open.
+        """
+        length: int = self._index.length(group, sequence)
+        return length
+
+    @property
+    def num_groups(self) -> int:
+        """Open groups."""
+        count: int = self._index.num_groups()
+        return count
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens stored, each prompt counted once."""
+        count: int = self._index.num_tokens()
+        return count
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory held, in bytes; that of dropped groups is kept for later tokens until ``clear``."""
+        count: int = self._index.memory_bytes()
+        return count
+
+
+def _integers(field: str, values: ArrayLike, dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:
+    """The values as a contiguous array of the dtype, without ever wrapping a value around."""
+    array = np.asarray(values)
+    if array.dtype != dtype:
+        if array.size == 0:
+            array = array.astype(dtype)
+        if not np.issubdtype(array.dtype, np.integer):
+            raise TypeError(f"{field} has dtype {array.dtype}, wanted integers")
+        limits = np.iinfo(dtype)
+        if array.size > 0 and not limits.min <= array.min() <= array.max() <= limits.max:
+            raise ValueError(
+                f"{field} has values from {array.min()} to {array.max()}, wanted values that fit "
+                f"{limits.dtype}"
+            )
+    return np.ascontiguousarray(array, dtype=dtype)

@@ -1,0 +1,143 @@
+"""Hooks of a scheduler process. Each takes what SGLang's HookRegistry passes and does as little as possible."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_seer.config import SeerConfig, mode_from_environment, parse_config
+from sglang_seer.context import GroupTable
+from sglang_seer.engine.launch import ALGORITHM, POLICY, config_of
+from sglang_seer.engine.policy import SeerSchedulePolicy
+from sglang_seer.engine.requests import RequestStates
+from sglang_seer.patches import lines
+from sglang_seer.plugin import config_from_environment
+from sglang_seer.status import STATUS
+
+logger = logging.getLogger("sglang_seer")
+
+# A scheduler that decodes this many batches without our result hook running has lost it.
+_PASSES_BEFORE_HOOK_CHECK = 64
+
+
+@dataclass(slots=True)
+class SchedulerState:
+    """Seer's state in a scheduler process."""
+
+    config: SeerConfig
+    states: RequestStates
+    groups: GroupTable
+    policy: SeerSchedulePolicy
+
+
+_state: SchedulerState | None = None
+
+
+def scheduler_states(random_seed: int) -> RequestStates:
+    """Request states of this process; the draft worker is built before the policy and shares them."""
+    global _states
+    if _states is None:
+        _states = RequestStates(random_seed)
+    return _states
+
+
+_states: RequestStates | None = None
+
+
+def _config_of_scheduler(scheduler: Any) -> SeerConfig | None:
+    config = config_of(scheduler.server_args)
+    if config is not None:
+        return config
+    mode = mode_from_environment()
+    if mode in ("on", "observe"):
+        # A launcher that built its ServerArgs before plugins were loaded: the environment decides.
+        return parse_config(config_from_environment())
+    return None
+
+
+def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> None:
+    """Around `Scheduler.init_schedule_policy`: build the stock policy, then put ours in its place."""
+    global _state
+    config = _config_of_scheduler(scheduler)
+    if config is None:
+        return original(scheduler)
+    reasons = lines.unapplied(lines.patch_set_for(STATUS.sglang_version))
+    if reasons:
+        raise RuntimeError("sglang-seer refuses to start: " + "; ".join(reasons))
+    asked = scheduler.schedule_policy
+    scheduler.schedule_policy = "fcfs"
+    original(scheduler)
+    scheduler.schedule_policy = asked
+    observe = mode_from_environment() == "observe"
+    states = scheduler_states(scheduler.server_args.random_seed)
+    groups = GroupTable()
+    scheduler.policy = SeerSchedulePolicy(
+        scheduler.policy, states, groups, starvation_limit=config.starvation_limit, observe_only=observe
+    )
+    _state = SchedulerState(config=config, states=states, groups=groups, policy=scheduler.policy)
+    STATUS.config = config
+    STATUS.mode = "observe" if observe else "on"
+    STATUS.parts = [] if observe else ["scheduling"]
+    if scheduler.spec_algorithm.is_some() and getattr(scheduler.spec_algorithm, "name", "") == ALGORITHM:
+        STATUS.parts.append("speculation")
+    logger.warning(
+        "seer: %s on SGLang %s: %s; policy asked for: %s; %s",
+        STATUS.mode,
+        STATUS.sglang_version,
+        " and ".join(STATUS.parts) or "decisions are computed and not applied",
+        asked if asked == POLICY else f"{asked}, replaced by {POLICY}",
+        config,
+    )
+
+
+def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any) -> None:
+    """After `Scheduler.process_batch_result`: learn the lengths and last tokens of finished responses."""
+    if _state is None:
+        return
+    STATUS.calls["process_batch_result"] += 1
+    if batch.forward_mode.is_extend():
+        _state.policy.admitted += len(batch.reqs)
+    finished = [request for request in batch.reqs if request.finished()]
+    if not finished:
+        return
+    drafts = getattr(scheduler.draft_worker, "drafts", None)
+    for request in finished:
+        state = _state.states.of(request)
+        if state.finished or state.identity is None:
+            continue
+        state.finished = True
+        if request.finished_reason.to_json()["type"] == "abort":
+            _state.groups.version += 1  # its place as a probe is free again
+            STATUS.counters["aborted"] += 1
+            continue
+        earlier = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens
+        _state.groups.finish(state.identity.group, earlier + len(request.output_ids))
+        STATUS.counters["finished"] += 1
+        if drafts is not None:
+            drafts.append([request], [()])
+
+
+def flush_cache(success: bool, *_arguments: Any, **_keywords: Any) -> bool:
+    """After `Scheduler.flush_cache`: lengths and drafts belong to the weights that made them."""
+    if _state is not None and success:
+        _state.groups.clear()
+        STATUS.counters["flushes"] += 1
+    return success
+
+
+def get_internal_state(output: Any, *_arguments: Any) -> Any:
+    """After `get_internal_state`: live counters for /server_info."""
+    if _state is not None:
+        output.internal_state["sglang_seer"] = {**STATUS.as_dict(), "groups": len(_state.groups)}
+    return output
+
+
+def check_hooks_run() -> None:
+    """Raise if SGLang decodes but our result hook never ran: estimates would silently never change."""
+    if STATUS.calls["verify"] > _PASSES_BEFORE_HOOK_CHECK and not STATUS.calls["process_batch_result"]:
+        raise RuntimeError(
+            "sglang-seer: Scheduler.process_batch_result is patched but was never called: "
+            "another plugin or an SGLang change goes around it"
+        )

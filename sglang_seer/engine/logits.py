@@ -1,0 +1,41 @@
+"""Requests that cannot be verified in a tree exactly, and the transforms of their one plain row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sglang.srt.layers.sampler import apply_custom_logit_processor
+
+
+def takes_plain_path(request: Any) -> bool:
+    """Whether a request's law at a node depends on more than the node's logits, or changes them.
+
+    Such a request verifies its root alone: one token a step, exactly SGLang's plain decoding.
+    """
+    parameters = request.sampling_params
+    return bool(
+        request.grammar is not None
+        or parameters.frequency_penalty
+        or parameters.presence_penalty
+        or parameters.repetition_penalty != 1.0
+        or parameters.min_new_tokens
+        or parameters.logit_bias
+        or request.custom_logit_processor
+        or request.return_sampling_mask
+    )
+
+
+def apply_root_transforms(logits: torch.Tensor, batch: Any, width: int) -> None:
+    """Apply penalties, grammar masks, biases and custom processors to the root rows, in place.
+
+    logits: [bs * width, vocab]. Rows of requests that use none of these are not changed by them.
+    """
+    info = batch.sampling_info
+    roots = logits[::width].contiguous()
+    info.update_regex_vocab_mask()
+    info.apply_logits_bias(roots)
+    info.grammar_mask = None
+    if info.has_custom_logit_processor:
+        apply_custom_logit_processor(roots, info)
+    logits[::width] = roots

@@ -1,0 +1,1 @@
+"""Figures, table and picture of rollouts."""

@@ -1,0 +1,1 @@
+"""Clients of engines: HTTP only, no SGLang."""

@@ -1,0 +1,103 @@
+"""An asyncio client of one SGLang engine."""
+
+import time
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+from sglang_seer.rollout.records import GenerateRequest, Generation, Load
+
+SHORT_CALL_S = 10.0
+SHOWN_CHARACTERS = 500
+
+
+class EngineError(RuntimeError):
+    """An engine gave no usable answer; the text says which engine, which call, and what came back."""
+
+
+class EngineClient:
+    """Speaks to the engine at `base_url` (`http://127.0.0.1:30000`); an async context manager.
+
+    Every method raises EngineError for a refused or broken connection, a status other than 200, and a body that is
+    not what the call promises.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "EngineClient":
+        # A rollout keeps every request open at once and for long: no limit on connections, no total time limit.
+        connector = aiohttp.TCPConnector(limit=0)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def generate(self, request: GenerateRequest) -> Generation:
+        """Runs one sample to its end."""
+        submitted_s = time.time()
+        answer = await self._call("POST", "/generate", json=request.body(), timeout_s=None)
+        finished_s = time.time()
+        try:
+            meta = answer["meta_info"]
+            return Generation(
+                group=request.group,
+                sample=request.sample,
+                output_ids=answer["output_ids"],
+                finish_reason=meta["finish_reason"]["type"],
+                prompt_tokens=meta["prompt_tokens"],
+                submitted_s=submitted_s,
+                first_s=meta.get("prefill_finished_time"),
+                finished_s=finished_s,
+                retractions=meta.get("num_retractions"),
+                verify_steps=meta.get("spec_verify_ct", 0),
+            )
+        except (KeyError, TypeError) as error:
+            raise EngineError(
+                f"{self.base_url}/generate: wanted output_ids, meta_info.finish_reason.type and "
+                f"meta_info.prompt_tokens; saw {str(answer)[:SHOWN_CHARACTERS]}"
+            ) from error
+
+    async def load(self) -> Load:
+        """The engine's load, summed over its data-parallel ranks; the engine reads it from shared memory."""
+        answer = await self._call("GET", "/v1/loads", params={"include": "core"}, timeout_s=SHORT_CALL_S)
+        try:
+            ranks = answer["loads"]
+            return Load(
+                at_s=time.time(),
+                running=sum(rank["num_running_reqs"] for rank in ranks),
+                waiting=sum(rank["num_waiting_reqs"] for rank in ranks),
+                used_tokens=sum(rank["num_used_tokens"] for rank in ranks),
+                capacity_tokens=sum(rank["max_total_num_tokens"] for rank in ranks),
+            )
+        except (KeyError, TypeError) as error:
+            raise EngineError(f"{self.base_url}/v1/loads: saw {str(answer)[:SHOWN_CHARACTERS]}") from error
+
+    async def server_info(self) -> dict[str, Any]:
+        """What the engine says about itself: its arguments, versions and, with Seer, its status."""
+        info = await self._call("GET", "/server_info", timeout_s=SHORT_CALL_S)
+        if not isinstance(info, dict):
+            raise EngineError(f"{self.base_url}/server_info: wanted an object, saw {str(info)[:SHOWN_CHARACTERS]}")
+        return info
+
+    async def _call(self, method: str, path: str, *, timeout_s: float | None, **options: Any) -> Any:
+        if self._session is None:
+            raise RuntimeError("EngineClient is an async context manager: use it in `async with`")
+        url = self.base_url + path
+        try:
+            timeout = aiohttp.ClientTimeout(total=timeout_s)
+            async with self._session.request(method, url, timeout=timeout, **options) as response:
+                if response.status != 200:
+                    text = await response.text(errors="replace")
+                    raise EngineError(f"{url}: status {response.status}: {text[:SHOWN_CHARACTERS]}")
+                return await response.json()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            # ValueError: the body of a status 200 is no JSON.
+            raise EngineError(f"{url}: {type(error).__name__}: {error}") from error
