@@ -17,7 +17,7 @@ constexpr std::array<int, kNumClasses> kClassFloors = {1, 2, 3, 4, 6, 9, 14, 22}
 // How many votes the estimate from all shorter matches counts as in a class: the concentration of a
 // Dirichlet prior whose mean is the estimate of the class below, as in hierarchical Dirichlet language
 // models. Fitted to recorded responses of several models, for acceptance and calibration together.
-constexpr std::array<float, kNumClasses> kPriorVotes = {20, 10, 8, 5, 4, 2, 1.5, 1};
+constexpr std::array<float, kNumClasses> kPriorVotes = {40, 8, 20, 6, 5, 4, 2, 1};
 
 struct DraftShape {
   int budget;     // most nodes

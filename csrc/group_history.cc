@@ -87,6 +87,8 @@ void GroupHistory::collect(const Token* end, int available, const MatchLimits& l
       position = following;
     }
     collected_from = order;
+    // Shorter matches than so many longer ones do not change a draft, and cost the most steps.
+    if (candidates.size() * 2 >= static_cast<std::size_t>(limits.max_candidates)) break;
   }
 }
 

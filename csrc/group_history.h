@@ -20,7 +20,8 @@ struct Candidate {
 
 struct MatchLimits {
   int max_match;       // longest match that is told apart
-  int max_candidates;  // chain steps for each order, newest occurrence first
+  int max_candidates;  // chain steps for each order, newest occurrence first; once half as many
+                       // candidates are found, shorter orders are left out
 };
 
 class GroupHistory {

@@ -42,7 +42,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, help="of the servers, on the loopback address; default: any free one")
     parser.add_argument("--picture", type=Path, default=Path("seer-demo.png"), help="where the picture goes")
     parser.add_argument("--json", type=Path, help="keep every figure and every sample in this file")
-    parser.add_argument("--start-timeout", type=_positive, default=300, help="seconds a server may take to start")
+    parser.add_argument("--start-timeout", type=_positive, default=600, help="seconds a server may take to start")
     parser.add_argument("--timeout", type=_positive, default=1800, help="seconds a rollout may take")
     return parser.parse_args(argv)
 
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
         if path is not None and not path.absolute().parent.is_dir():
             raise ValueError(f"{path}: wanted a file in a folder that is there")
     port = pick_port(args.port)
-    context = inputs.context_length(args.model)
     prompts = inputs.read_prompts(args.prompts) if args.prompts else inputs.example_prompts(args.num_prompts, args.seed)
+    context = inputs.context_length(args.model)
     reward = inputs.example_reward() if any(prompt.answer is not None for prompt in prompts) else None
     tokenizer = inputs.load_tokenizer(args.model)
     requests = plan_requests(

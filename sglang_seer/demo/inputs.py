@@ -75,12 +75,7 @@ def example_reward() -> Callable[[str, str], float]:
     spec = importlib.util.spec_from_file_location("tiny_reasoner_reward", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Its siblings are imported by their bare names, as when it runs as a script.
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
+    spec.loader.exec_module(module)
     reward: Callable[[str, str], float] = module.reward
     return reward
 

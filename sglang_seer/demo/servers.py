@@ -1,6 +1,7 @@
 """Starts one SGLang server, waits until it serves, and always stops it."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ HOST = "127.0.0.1"
 HEALTH_POLL_S = 0.5
 STOP_TIMEOUT_S = 15.0
 SHOWN_LOG_LINES = 25
+# The last line of a traceback.
+RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 
 
 class ServerError(RuntimeError):
@@ -56,19 +59,24 @@ def pick_port(wanted: int | None) -> int:
         return int(probe.getsockname()[1])
 
 
+def environment(plan: ServerPlan) -> dict[str, str]:
+    """Ours, with the plan's on top. What the caller set for Seer is left out: a side has only what its plan says."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_SEER")}
+    return {**ours, **plan.environment}
+
+
 class Server:
     """One running server in its own process group; made by `serve`."""
 
     def __init__(self, plan: ServerPlan, folder: Path) -> None:
         self.plan = plan
         self.log = folder / f"{plan.label}.log"
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_SEER")}
         with self.log.open("wb") as log:
             # Started in the log's folder: no folder of ours shadows a package there.
             self.process = subprocess.Popen(
                 plan.command,
                 cwd=folder,
-                env={**inherited, **plan.environment},
+                env=environment(plan),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -95,7 +103,9 @@ class Server:
         """A ServerError with `reason` and what the log says."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         shown = "\n".join(f"  | {line}" for line in lines[-SHOWN_LOG_LINES:])
-        return ServerError(f"the {self.plan.label} server failed: {reason}. The end of {self.log}:\n{shown}")
+        raised = next((line for line in reversed(lines) if RAISED.match(line)), None)
+        cause = f"\nThe last exception in its log: {raised}" if raised else ""
+        return ServerError(f"the {self.plan.label} server failed: {reason}.{cause}\nThe end of {self.log}:\n{shown}")
 
     def stop(self) -> None:
         """Ends the whole process group and waits for it."""

@@ -3,6 +3,8 @@ from numpy.typing import NDArray
 
 MAX_BUDGET: int
 MAX_DEPTH: int
+CLASS_FLOORS: list[int]
+PRIOR_VOTES: list[float]
 
 class SuffixIndex:
     def __init__(self, *, vocab_size: int, max_match: int, max_candidates: int) -> None: ...

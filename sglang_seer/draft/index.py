@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MAX_BUDGET: int = _index.MAX_BUDGET
 MAX_DEPTH: int = _index.MAX_DEPTH
-DEFAULT_BUDGET = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,15 +73,13 @@ class SuffixIndex:
         Args:
             vocab_size: token ids are 0 to ``vocab_size - 1``.
             max_match: longest match, in tokens, that is told apart from longer ones; 1 to 256.
-            max_candidates: occurrences looked at for each suffix length with hash heads, newest
-                first; 1 to 4096.
+            max_candidates: occurrences looked at for each of the suffix lengths 4, 2 and 1, newest
+                first; once half as many have matched, shorter suffixes are left out; 1 to 4096.
 
         Raises:
             ValueError: a value is out of its range.
         """
-        self._index = _index.SuffixIndex(
-            vocab_size=vocab_size, max_match=max_match, max_candidates=max_candidates
-        )
+        self._index = _index.SuffixIndex(vocab_size=vocab_size, max_match=max_match, max_candidates=max_candidates)
 
     def open_group(self, group: int, prompt: ArrayLike) -> None:
         """Store a group's prompt, [prompt_tokens] int32. Opening it again changes nothing.
@@ -215,7 +212,6 @@ def _integers(field: str, values: ArrayLike, dtype: type[np.signedinteger[Any]])
         limits = np.iinfo(dtype)
         if array.size > 0 and not limits.min <= array.min() <= array.max() <= limits.max:
             raise ValueError(
-                f"{field} has values from {array.min()} to {array.max()}, wanted values that fit "
-                f"{limits.dtype}"
+                f"{field} has values from {array.min()} to {array.max()}, wanted values that fit {limits.dtype}"
             )
     return np.ascontiguousarray(array, dtype=dtype)

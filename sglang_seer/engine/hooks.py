@@ -98,7 +98,7 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
         return
     STATUS.calls["process_batch_result"] += 1
     if batch.forward_mode.is_extend():
-        _state.policy.admitted += len(batch.reqs)
+        _state.policy.note_admitted(batch.reqs)
     finished = [request for request in batch.reqs if request.finished()]
     if not finished:
         return

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sglang.srt.managers.schedule_policy import SchedulePolicy
 
 from sglang_seer.context import GroupTable, estimate_tokens
 from sglang_seer.engine.requests import RequestStates
-from sglang_seer.schedule import Snapshot, Waiting, decide
+from sglang_seer.schedule import Snapshot, Waiting, WaitingGroups, decide
 from sglang_seer.status import STATUS
+
+# Attribute of a live request: its entry in snapshots while it waits.
+WAITING = "_seer_waiting"
 
 
 class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
@@ -27,6 +31,7 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         self._groups = groups
         self._starvation_limit = starvation_limit
         self._observe_only = observe_only
+        self._waiting = WaitingGroups()
         self._tail: Any = None
         self._known: tuple[int, int] | None = None
         self._last_length = 0
@@ -40,56 +45,78 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         STATUS.calls["calc_priority"] += 1
         # Requests join at the tail and leave from anywhere; a shorter queue with the same tail is still in order.
         known = (self._groups.version, self.admitted * 8 // self._starvation_limit)
-        if waiting_queue[-1] is self._tail and known == self._known and len(waiting_queue) <= self._last_length:
-            self._last_length = len(waiting_queue)
-            return
-        order = self._decide(waiting_queue, running_batch)
-        if not self._observe_only:
-            waiting_queue[:] = order
-        self._tail, self._known = waiting_queue[-1], known
+        if waiting_queue[-1] is not self._tail or known != self._known or len(waiting_queue) > self._last_length:
+            order = self._decide(waiting_queue, running_batch)
+            if not self._observe_only:
+                waiting_queue[:] = order
+            self._tail, self._known = waiting_queue[-1], known
         self._last_length = len(waiting_queue)
 
+    def note_admitted(self, requests: Sequence[Any]) -> None:
+        """A prefill batch ran: its requests wait no more."""
+        self.admitted += len(requests)
+        for request in requests:
+            if (entry := request.__dict__.pop(WAITING, None)) is not None:
+                self._waiting.remove(entry)
+
     def _decide(self, waiting_queue: list[Any], running_batch: Any) -> list[Any]:
-        states = self._states
-        by_arrival: dict[int, Any] = {}
-        waiting: list[Waiting] = []
-        untouched: list[Any] = []
-        for request in waiting_queue:
-            state = states.of(request)
-            if state.identity is None:
-                untouched.append(request)
-                continue
-            entry = state.waiting
-            if entry is None or entry.generated_tokens != len(request.output_ids):
-                entry = state.waiting = self._waiting(request, state)
-            by_arrival[entry.arrival] = request
-            waiting.append(entry)
-        decision = decide(self._snapshot(waiting, running_batch), starvation_limit=self._starvation_limit)
-        order = untouched + [by_arrival[entry.arrival] for entry in decision.order]
+        self._catch_up(waiting_queue)
+        decision = decide(self._snapshot(running_batch), starvation_limit=self._starvation_limit)
+        order = [entry[-1] for entry in decision.order]  # the handles
+        if len(order) < len(waiting_queue):
+            order = [request for request in waiting_queue if request.__dict__[WAITING] is None] + order
         STATUS.counters["decisions"] += 1
         STATUS.counters["reordered"] += order != waiting_queue
         if len(order) > 1 and not self._observe_only:
             STATUS.first("ordered", "ordered its first queue: %d waiting, %d probes", len(order), decision.probes)
         return order
 
-    def _waiting(self, request: Any, state: Any) -> Waiting:
-        self._groups.touch(state.identity.group)
-        return Waiting(
-            group=state.identity.group,
-            arrival=state.arrival,
-            generated_tokens=len(request.output_ids),
-            limit_tokens=state.identity.limit_tokens,
-            admitted_before=self.admitted,
-        )
+    def _catch_up(self, waiting_queue: list[Any]) -> None:
+        """Make `_waiting` hold exactly the queue's requests.
 
-    def _snapshot(self, waiting: list[Waiting], running_batch: Any) -> Snapshot:
-        estimates: dict[str, int] = {}
-        for entry in waiting:
-            group = entry.group
-            if group not in estimates:
-                longest = self._groups.longest_finished_tokens(group)
-                if longest is not None:
-                    estimates[group] = estimate_tokens(longest, entry.limit_tokens)
+        Afterwards every request of the queue has its entry, so equal sizes mean equal sets; they differ when requests
+        left unseen (aborted, or admitted in a batch whose result is still to come).
+        """
+        entries = [request.__dict__.get(WAITING) for request in waiting_queue]
+        ignored = 0
+        if not all(entries):
+            for request, entry in zip(waiting_queue, entries, strict=True):
+                if entry is None:
+                    ignored += self._register(request) is None
+        if len(self._waiting) + ignored == len(waiting_queue):
+            return
+        present = {id(request) for request in waiting_queue}
+        gone = [entry for members in self._waiting.by_group.values() for entry in members]
+        for entry in gone:
+            if id(entry.handle) not in present:
+                self._waiting.remove(entry)
+                del entry.handle.__dict__[WAITING]  # type: ignore[attr-defined]
+
+    def _register(self, request: Any) -> Waiting | None:
+        """A request that joined, or came back after a retraction; None if it generates nothing."""
+        state = self._states.of(request)
+        entry = None
+        if state.identity is not None:
+            self._groups.touch(state.identity.group)
+            entry = Waiting(
+                arrival=state.arrival,
+                group=state.identity.group,
+                generated_tokens=len(request.output_ids),
+                limit_tokens=state.identity.limit_tokens,
+                admitted_before=self.admitted,
+                handle=request,
+            )
+            self._waiting.add(entry)
+        setattr(request, WAITING, entry)
+        return entry
+
+    def _snapshot(self, running_batch: Any) -> Snapshot:
+        waiting = self._waiting.by_group
+        estimates = {
+            group: estimate_tokens(longest, members[0].limit_tokens)
+            for group, members in waiting.items()
+            if (longest := self._groups.longest_finished_tokens(group)) is not None
+        }
         running = set()
         for request in running_batch.reqs if running_batch is not None else ():
             identity = self._states.of(request).identity

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_seer.context import Identity, identify, request_key
-from sglang_seer.schedule import Waiting
 from sglang_seer.status import STATUS
 
 logger = logging.getLogger("sglang_seer")
@@ -21,8 +20,7 @@ class RequestState:
     """identity: None for requests that generate nothing, which Seer leaves alone.
 
     index_group, index_sequence: keys of the suffix index. seed: of an unseeded request. arrival: order in which this
-    scheduler saw its requests. waiting: what the policy knows, rebuilt when the request waits again. sequence_tokens:
-    response tokens handed to the index. finished: its end was learnt.
+    scheduler saw its requests. sequence_tokens: response tokens handed to the index. finished: its end was learnt.
     """
 
     identity: Identity | None
@@ -30,7 +28,6 @@ class RequestState:
     index_group: int
     index_sequence: int
     seed: int
-    waiting: Waiting | None = None
     sequence_tokens: int = 0
     finished: bool = False
 

@@ -22,7 +22,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One sample on both sides. Tokens, text, reason and reward are stock's; `seer_*` are set where the sides differ."""
+    """One sample on both sides. Tokens, text, reason and reward are stock's; `seer_*` are set where they differ."""
 
     group: str
     sample: int

@@ -10,31 +10,37 @@ here reads a clock or an unordered set: every rank of an engine decides the same
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from operator import attrgetter
+from operator import itemgetter
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """One waiting request. `arrival` is unique; `admitted_before` is the admission count when it began to wait."""
+class Waiting(NamedTuple):
+    """One waiting request; a tuple that sorts by arrival, because thousands of them are looked at in a pass.
 
-    group: str
+    arrival: unique, in the order in which requests came. admitted_before: the admission count when it began to wait.
+    handle: whatever the caller wants back; never looked at.
+    """
+
     arrival: int
+    group: str
     generated_tokens: int
     limit_tokens: int
     admitted_before: int
+    handle: object = None
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What a decision may depend on.
 
-    waiting: in any order. estimates: expected length in tokens of groups with a finished member. running: groups with
-    a member in the running batch. admitted: requests admitted since the start.
+    waiting: requests by group, each group in order of arrival. estimates: expected length in tokens of groups with a
+    finished member. running: groups with a member in the running batch. admitted: requests admitted since the start.
     """
 
-    waiting: Sequence[Waiting]
+    waiting: Mapping[str, Sequence[Waiting]]
     estimates: Mapping[str, int] = field(default_factory=dict)
     running: Set[str] = frozenset()
     admitted: int = 0
@@ -49,48 +55,72 @@ class Decision:
     probes: int
 
 
-_ARRIVAL = attrgetter("arrival")
-_SHORTEST_FIRST = attrgetter("generated_tokens", "arrival")
-
-
-
 def decide(snapshot: Snapshot, *, starvation_limit: int = 4096) -> Decision:
     """Order the waiting requests.
 
     A request is placed ahead of everything but older overdue ones as soon as `starvation_limit` others were admitted
-    while it waited. Cost: one pass over the requests and a sort of the groups.
+    while it and all older waiting members of its group waited. Cost: a sort of the groups and one copy.
     """
     if starvation_limit < 1:
         raise ValueError(f"starvation_limit: got {starvation_limit}, wanted at least 1")
-    estimates, running, admitted = snapshot.estimates, snapshot.running, snapshot.admitted
-    groups: dict[str, list[Waiting]] = {}
+    newest_overdue = snapshot.admitted - starvation_limit
     overdue: list[Waiting] = []
-    newest_allowed = admitted - starvation_limit
-    for request in snapshot.waiting:
-        if request.admitted_before <= newest_allowed:
-            overdue.append(request)
-        elif request.group in groups:
-            groups[request.group].append(request)
-        else:
-            groups[request.group] = [request]
-
-    overdue.sort(key=_ARRIVAL)
-    started = {request.group for request in overdue}
-    probes: list[Waiting] = []
-    rest: list[tuple[int, int, list[Waiting]]] = []
-    for group, members in groups.items():
-        members.sort(key=_ARRIVAL)
-        estimate = estimates.get(group)
+    probes: list[tuple[int, int, Waiting]] = []
+    rest: list[tuple[int, int, Sequence[Waiting]]] = []
+    for group, waiting in snapshot.waiting.items():
+        members = waiting
+        late = 0
+        while late < len(members) and members[late].admitted_before <= newest_overdue:
+            late += 1
+        if late:
+            overdue += members[:late]
+            members = members[late:]
+        if not members:
+            continue
+        estimate = snapshot.estimates.get(group)
         if estimate is None:
             estimate = members[0].limit_tokens
-            if group not in running and group not in started:
-                probes.append(members.pop(0))
+            if not late and group not in snapshot.running:
+                probes.append((members[0].generated_tokens, members[0].arrival, members[0]))
+                members = members[1:]
         if members:
             rest.append((-estimate, members[0].arrival, members))
 
-    probes.sort(key=_SHORTEST_FIRST)
-    rest.sort(key=lambda entry: entry[:2])
-    order = overdue + probes
+    overdue.sort()
+    probes.sort()
+    rest.sort()
+    order = overdue + [probe for _, _, probe in probes]
     for _, _, members in rest:
         order += members
     return Decision(order=order, overdue=len(overdue), probes=len(probes))
+
+
+class WaitingGroups:
+    """The waiting requests by group, kept up to date so that a pass need not sort them again."""
+
+    def __init__(self) -> None:
+        self.by_group: dict[str, list[Waiting]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, entry: Waiting) -> None:
+        """Add a request. Raises ValueError if its arrival is taken."""
+        members = self.by_group.setdefault(entry.group, [])
+        at = bisect_left(members, entry.arrival, key=itemgetter(0))
+        if at < len(members) and members[at].arrival == entry.arrival:
+            raise ValueError(f"arrival {entry.arrival} of group {entry.group!r} waits already")
+        members.insert(at, entry)
+        self._size += 1
+
+    def remove(self, entry: Waiting) -> None:
+        """Remove a request. Raises ValueError if it does not wait."""
+        members = self.by_group.get(entry.group, [])
+        at = bisect_left(members, entry.arrival, key=itemgetter(0))
+        if at == len(members) or members[at].arrival != entry.arrival:
+            raise ValueError(f"arrival {entry.arrival} of group {entry.group!r} does not wait")
+        del members[at]
+        if not members:
+            del self.by_group[entry.group]
+        self._size -= 1

@@ -1,0 +1,212 @@
+"""The contract check: holds on the installed SGLang and its wheel, and sees every kind of drift."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sglang_seer.patches import lines
+from sglang_seer.patches.contract import Target, drift, fingerprint_of, locate, parameters_of
+from sglang_seer.patches.ledger import PatchSet
+
+OTHER_LINES = ("0.5.12", "0.5.15.post1")
+
+
+@pytest.fixture(scope="session")
+def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the `sglang` package of a version's wheel, without its dependencies."""
+    folders: dict[str, Path] = {}
+
+    def unpack(version: str) -> Path:
+        if version not in folders:
+            folder = tmp_path_factory.mktemp(f"sglang-{version}")
+            command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+            subprocess.run([*command, f"sglang=={version}"], check=True, timeout=300)
+            folders[version] = folder / "sglang"
+        return folders[version]
+
+    return unpack
+
+
+@pytest.mark.parametrize("patch_set", lines.SUPPORTED.values(), ids=lambda patch_set: patch_set.version)
+def test_every_target_of_a_supported_wheel_is_as_recorded(
+    patch_set: PatchSet, unpacked_wheel: Callable[[str], Path]
+) -> None:
+    assert lines.refusal_reasons(unpacked_wheel(patch_set.version), patch_set.version) == []
+
+
+@pytest.mark.parametrize("version", OTHER_LINES)
+def test_other_lines_are_refused_with_every_reason(version: str, unpacked_wheel: Callable[[str], Path]) -> None:
+    """Their patch sets are not written yet: the newest one must not be taken for theirs."""
+    reasons = lines.refusal_reasons(unpacked_wheel(version), version)
+    assert reasons[0].startswith(f"SGLang {version} is not supported; supported: ")
+    assert any("SchedulerInternalStateController" in reason or "internal_state is gone" in reason for reason in reasons)
+    assert any("fingerprint" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("version", OTHER_LINES)
+def test_the_hooks_other_lines_need_exist_there(version: str, unpacked_wheel: Callable[[str], Path]) -> None:
+    """What a patch set for these lines will build on, by name and parameters."""
+    scheduler = "sglang.srt.managers.scheduler"
+    for target in (
+        Target(scheduler, "Scheduler.init_schedule_policy", ("self",)),
+        Target(scheduler, "Scheduler.process_batch_result", ("self", "batch", "result")),
+        Target("sglang.srt.server_args", "ServerArgs.add_cli_args", ("parser",)),
+        Target("sglang.srt.server_args", "ServerArgs.from_cli_args", ("cls", "args")),
+        Target("sglang.srt.plugins.hook_registry", "HookRegistry.register"),
+    ):
+        assert drift(unpacked_wheel(version), target) is None
+
+
+def test_untested_versions_run_at_own_risk_on_equal_signatures(
+    unpacked_wheel: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = unpacked_wheel("0.5.23")
+    assert lines.refusal_reasons(root, "0.5.24")
+    monkeypatch.setenv(lines.ALLOW_UNTESTED_ENV, "1")
+    assert lines.refusal_reasons(root, "0.5.24") == []
+
+
+SOURCE = '''
+class Engine:
+    """Docstring."""
+
+    def step(self, batch, *, fast=False, **rest):
+        """One step."""
+        # a comment
+        return batch + 1
+
+if True:
+    def guarded(x):
+        return x
+'''
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A package `sglang` with one module."""
+    root = tmp_path / "sglang"
+    root.mkdir()
+    (root / "engine.py").write_text(SOURCE)
+    return root
+
+
+def recorded(root: Path) -> Target:
+    bare = Target("sglang.engine", "Engine.step")
+    node = locate(root, bare)
+    assert not isinstance(node, str)
+    return Target(bare.module, bare.name, parameters_of(node), fingerprint_of(node))
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    root = tmp_path / "changed" / "sglang"
+    root.mkdir(parents=True)
+    assert old in SOURCE
+    (root / "engine.py").write_text(SOURCE.replace(old, new))
+    return root
+
+
+def test_recorded_target_holds(package: Path) -> None:
+    target = recorded(package)
+    assert target.parameters == ("self", "batch", "fast", "**rest")
+    assert drift(package, target) is None
+    assert drift(package, Target("sglang.engine", "guarded", ("x",))) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("def step", "def stride", "'step' is gone from sglang.engine"),
+        ("class Engine", "class Motor", "'Engine' is gone from sglang.engine"),
+        ("batch, *", "batch, extra, *", "parameters are ('self', 'batch', 'extra', 'fast', '**rest')"),
+        ("batch + 1", "batch + 2", "source has changed"),
+    ],
+)
+def test_drift_is_seen(package: Path, tmp_path: Path, old: str, new: str, reason: str) -> None:
+    seen = drift(changed(tmp_path, old, new), recorded(package))
+    assert seen is not None and reason in seen and seen.startswith("sglang.engine.Engine.step")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("# a comment", "# another"), ("One step.", "Two steps."), ("batch + 1", "(batch  +  1)")]
+)
+def test_comments_docstrings_and_formatting_are_no_drift(package: Path, tmp_path: Path, old: str, new: str) -> None:
+    assert drift(changed(tmp_path, old, new), recorded(package)) is None
+
+
+def test_a_lost_module_is_seen(package: Path) -> None:
+    assert drift(package, Target("sglang.gone", "f")) == "sglang.gone.f: module sglang.gone is gone"
+
+
+def test_signature_only_ignores_the_body(package: Path, tmp_path: Path) -> None:
+    root = changed(tmp_path, "batch + 1", "batch + 2")
+    assert drift(root, recorded(package), signature_only=True) is None
+
+
+def test_ledger_is_complete() -> None:
+    for patch_set in lines.SUPPORTED.values():
+        for patch in patch_set.patches:
+            assert patch.why and patch.until, patch.target.path
+            assert patch.target.fingerprint is not None, patch.target.path
+            assert callable(lines._hook(patch)), patch.hook
+        for target in patch_set.targets:
+            assert target.fingerprint is None or re.fullmatch("[0-9a-f]{12}", target.fingerprint), target.path
+
+
+@pytest.fixture
+def drifted_sglang(tmp_path: Path) -> Path:
+    """A folder for PYTHONPATH whose `sglang` is the installed one with `Scheduler.flush_cache` renamed."""
+    folder = tmp_path / "site"
+    shutil.copytree(lines.package_root(), folder / "sglang", ignore=shutil.ignore_patterns("*.pyc", "__pycache__"))
+    scheduler = folder / "sglang" / "srt" / "managers" / "scheduler.py"
+    text = scheduler.read_text()
+    assert "    def flush_cache(" in text
+    scheduler.write_text(text.replace("    def flush_cache(", "    def flush_caches("))
+    return folder
+
+
+def launch(path: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Start the real launcher; a refusal comes before any model is read, so none is needed."""
+    import os
+
+    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", "/nonexistent/model", *flags]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_SEER")}
+    given = {"PYTHONPATH": str(path), "SGLANG_PLATFORM": "seer_cpu", **environment}
+    return subprocess.run(
+        command, env={**inherited, **given}, cwd=path, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+@pytest.mark.timeout(600)
+def test_a_renamed_target_stops_the_launcher_with_every_reason(drifted_sglang: Path) -> None:
+    for flags, environment in (
+        (("--scheduler-policy", "seer"), {}),
+        (("--schedule-policy=seer",), {}),
+        ((), {"SGLANG_SEER": "on"}),
+    ):
+        done = launch(drifted_sglang, *flags, **environment)
+        assert done.returncode == 2, done.stderr[-2000:]
+        assert "sglang-seer refuses to start" in done.stderr
+        assert "Scheduler.flush_cache: 'flush_cache' is gone" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_bad_options_stop_the_launcher(tmp_path: Path) -> None:
+    config = tmp_path / "seer.json"
+    config.write_text('{"draft_nodse": 8}')
+    for flags, environment, message in (
+        (("--scheduler-policy", "seer", "--seer-config", str(config)), {}, "draft_nodse"),
+        (("--scheduler-policy", "seer", "--seer-config", '{"draft_nodes": 0}'), {}, "draft_nodes = 0, wanted 1 to 63"),
+        ((), {"SGLANG_SEER": "yes"}, "SGLANG_SEER: got 'yes', wanted off, observe or on"),
+        (("--seer-config", "{}"), {}, "a seer config was given but the schedule policy is 'fcfs'"),
+    ):
+        done = launch(tmp_path, *flags, **environment)
+        assert done.returncode == 2, done.stderr[-2000:]
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
