@@ -1,0 +1,68 @@
+"""Calls of several threads, and the GIL, which they release."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from sglang_seer.draft import SuffixIndex
+
+
+def test_threads_append_and_propose() -> None:
+    """Every thread writes its own sequence of one group; nothing is lost. Without the mutex it crashes."""
+    vocab_size, piece = 1000, 1000
+    texts = [np.random.default_rng(n).integers(0, vocab_size, 40 * piece).astype(np.int32) for n in range(4)]
+
+    def opened() -> SuffixIndex:
+        index = SuffixIndex(vocab_size=vocab_size, max_candidates=4096)
+        index.open_group(0, [1, 2, 3])
+        return index
+
+    index = opened()
+
+    def write(sequence: int) -> None:
+        text = texts[sequence]
+        for offset in range(0, text.size, piece):
+            index.append([0], [sequence], [offset], text[offset : offset + piece], [piece])
+            proposal = index.propose([0] * 200, [sequence] * 200, [8] * 200)
+            # Equal requests of one call see one state of the index.
+            assert len(set(np.diff(proposal.starts).tolist())) == 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+
+    alone = opened()
+    alone.append([0] * 4, range(4), [0] * 4, np.concatenate(texts), [40 * piece] * 4)
+    a, b = (i.propose([0] * 4, range(4), [32] * 4) for i in (index, alone))
+    assert a.tokens.size > 0
+    assert a.tokens.tolist() == b.tokens.tolist()
+    assert a.probabilities.tolist() == b.probabilities.tolist()
+
+
+def test_the_gil_is_released() -> None:
+    """Another thread wakes up again and again during one long append; with the GIL held it could not."""
+    index = SuffixIndex(vocab_size=1000)
+    index.open_group(0, [])
+    tokens = np.random.default_rng(0).integers(0, 1000, 2_000_000).astype(np.int32)
+    count = 0
+    stop = threading.Event()
+
+    def work() -> None:
+        nonlocal count
+        while not stop.wait(0.001):
+            count += 1
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        before = count
+        index.append([0], [0], [0], tokens, [tokens.size])
+        after = count
+    finally:
+        stop.set()
+        thread.join()
+    # The append takes hundreds of milliseconds. With the GIL held, the thread can wake up at most
+    # once before and once after it.
+    assert after - before >= 5
