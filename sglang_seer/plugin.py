@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 from sglang_seer.config import CONFIG_ENV, mode_from_environment, parse_config
 from sglang_seer.status import STATUS
@@ -28,8 +29,10 @@ def refuse(reasons: Sequence[str]) -> SystemExit:
 def requested(argv: Sequence[str]) -> bool:
     """Whether this command line asks for the seer policy."""
     options = ("--schedule-policy", "--scheduler-policy")
-    pairs = zip(argv, [*argv[1:], ""], strict=True)
-    return any((word in options and following == "seer") or word in {f"{o}=seer" for o in options} for word, following in pairs)
+    joined = {f"{option}=seer" for option in options}
+    return any(
+        word in joined or (word in options and following == "seer") for word, following in pairwise([*argv, ""])
+    )
 
 
 def startup_reasons() -> list[str]:

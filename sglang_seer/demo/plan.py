@@ -71,11 +71,9 @@ def shared_flags(model: Path, *, kv_tokens: int, max_running: int) -> tuple[str,
     return (
         *("--model-path", str(model)),
         *("--dtype", "float32"),
-        *("--device", "cpu"),
         *("--max-total-tokens", str(kv_tokens)),
         *("--max-running-requests", str(max_running)),
         "--enable-deterministic-inference",
-        "--disable-cuda-graph",
         "--skip-tokenizer-init",
         "--enable-metrics",
     )

@@ -67,8 +67,6 @@ class SeerAlgorithm(CustomSpecAlgo):
         server_args.speculative_num_steps = 1
         server_args.speculative_eagle_topk = width if server_args.attention_backend in TREE_BACKENDS else 1
         server_args.enable_mixed_chunk = False
-        if server_args.device == "cpu" and not server_args.disable_overlap_schedule:
-            server_args.disable_overlap_schedule = True
 
 
 def register() -> None:

@@ -177,11 +177,17 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         )
         batch.spec_info = NgramVerifyInput(
             draft_token=tokens,
-            custom_mask=self._to_device(full_mask(trees.ancestor_mask(), batch.seq_lens_cpu.numpy())),
+            custom_mask=self._to_device(self._attention_mask(trees, batch)),
             positions=positions,
             draft_token_num=width,
         )
         return positions
+
+    def _attention_mask(self, trees: TreeBatch, batch: Any) -> npt.NDArray[np.bool_]:
+        ancestors = trees.ancestor_mask()
+        if torch.device(self.device).type == "cpu":
+            return ancestors.ravel()  # the CPU platform's attention sees the whole prefix anyway
+        return full_mask(ancestors, batch.seq_lens_cpu.numpy())
 
     def _sampling_rows(self, batch: Any) -> SamplingRows:
         info = batch.sampling_info
@@ -228,9 +234,9 @@ def full_mask(ancestors: npt.NDArray[np.bool_], seq_lens: npt.NDArray[np.int64])
     ancestors: [bs, width, width]. seq_lens: [bs], tokens before the root.
     """
     width = ancestors.shape[1]
-    return np.concatenate(
-        [np.concatenate([np.ones((width, n), dtype=np.bool_), tree], axis=1).ravel() for tree, n in zip(ancestors, seq_lens, strict=True)]
-    )
+    prefixes = [np.ones((width, length), dtype=np.bool_) for length in seq_lens]
+    rows = [np.concatenate(parts, axis=1).ravel() for parts in zip(prefixes, ancestors, strict=True)]
+    return np.concatenate(rows)
 
 
 def _tokens_by_row(accepted: Accepted) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -173,8 +174,6 @@ def drifted_sglang(tmp_path: Path) -> Path:
 
 def launch(path: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Start the real launcher; a refusal comes before any model is read, so none is needed."""
-    import os
-
     command = [sys.executable, "-m", "sglang.launch_server", "--model-path", "/nonexistent/model", *flags]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_SEER")}
     given = {"PYTHONPATH": str(path), "SGLANG_PLATFORM": "seer_cpu", **environment}
@@ -185,11 +184,7 @@ def launch(path: Path, *flags: str, **environment: str) -> subprocess.CompletedP
 
 @pytest.mark.timeout(600)
 def test_a_renamed_target_stops_the_launcher_with_every_reason(drifted_sglang: Path) -> None:
-    for flags, environment in (
-        (("--scheduler-policy", "seer"), {}),
-        (("--schedule-policy=seer",), {}),
-        ((), {"SGLANG_SEER": "on"}),
-    ):
+    for flags, environment in ((("--scheduler-policy", "seer"), {}), ((), {"SGLANG_SEER": "on"})):
         done = launch(drifted_sglang, *flags, **environment)
         assert done.returncode == 2, done.stderr[-2000:]
         assert "sglang-seer refuses to start" in done.stderr
@@ -200,13 +195,11 @@ def test_a_renamed_target_stops_the_launcher_with_every_reason(drifted_sglang: P
 def test_bad_options_stop_the_launcher(tmp_path: Path) -> None:
     config = tmp_path / "seer.json"
     config.write_text('{"draft_nodse": 8}')
-    for flags, environment, message in (
-        (("--scheduler-policy", "seer", "--seer-config", str(config)), {}, "draft_nodse"),
-        (("--scheduler-policy", "seer", "--seer-config", '{"draft_nodes": 0}'), {}, "draft_nodes = 0, wanted 1 to 63"),
-        ((), {"SGLANG_SEER": "yes"}, "SGLANG_SEER: got 'yes', wanted off, observe or on"),
-        (("--seer-config", "{}"), {}, "a seer config was given but the schedule policy is 'fcfs'"),
+    for flags, message in (
+        (("--scheduler-policy", "seer", "--seer-config", str(config)), "draft_nodse"),
+        (("--seer-config", "{}"), "a seer config was given but the schedule policy is 'fcfs'"),
     ):
-        done = launch(tmp_path, *flags, **environment)
+        done = launch(tmp_path, *flags)
         assert done.returncode == 2, done.stderr[-2000:]
         assert message in done.stderr
         assert "Traceback" not in done.stderr

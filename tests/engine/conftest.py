@@ -1,0 +1,146 @@
+"""Real SGLang servers on the CPU, shared by all tests of this room.
+
+One stock, one Seer with the same flags (overlap scheduling, page size 1), one Seer with page size 16 and no overlap.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from transformers import AutoTokenizer
+
+from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
+
+REASONER = Path(__file__).resolve().parents[2] / "examples" / "tiny_reasoner"
+START_TIMEOUT_S = 240.0
+REQUEST_TIMEOUT_S = 120.0
+# Small enough that twelve long samples do not fit: they wait, and some are retracted.
+POOL_TOKENS = 2048
+
+COMMON_FLAGS = (
+    *("--model-path", str(REASONER / "model")),
+    *("--dtype", "float32"),
+    *("--max-total-tokens", str(POOL_TOKENS)),
+    *("--max-running-requests", "12"),
+    "--enable-deterministic-inference",
+    # Admit boldly, so that running samples are retracted when the pool is full.
+    *("--schedule-conservativeness", "0.1"),
+    # Several servers share two cores.
+    "--sleep-on-idle",
+)
+SIDES = {
+    "stock": ((), {"SGLANG_SEER": "off"}),
+    "seer": (("--scheduler-policy", "seer"), {}),
+    "seer-page16": (("--scheduler-policy", "seer", "--page-size", "16", "--disable-overlap-schedule"), {}),
+    "mutant": (("--scheduler-policy", "seer"), {}),
+}
+# Draws a node's token with the noise of the next position: a verifier that is wrong in the least visible way.
+MUTANT = """
+import sglang_seer.verify.walk as walk
+_draw = walk.draw
+walk.draw = lambda logits, rows, positions: _draw(logits, rows, positions + 1)
+"""
+
+
+class Engine:
+    """One server, spoken to over HTTP."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def post(self, path: str, body: dict[str, Any]) -> requests.Response:
+        return requests.post(self.server.plan.url + path, json=body, timeout=REQUEST_TIMEOUT_S)
+
+    def generate(self, body: dict[str, Any]) -> Any:
+        """The answer of /generate. Raises AssertionError for anything but status 200."""
+        response = self.post("/generate", body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def generate_all(self, bodies: Sequence[dict[str, Any]]) -> list[Any]:
+        """Answers of requests that are in flight together, in the order of `bodies`."""
+        with ThreadPoolExecutor(len(bodies)) as pool:
+            return list(pool.map(self.generate, bodies))
+
+    def stream(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events of a streamed answer."""
+        with requests.post(
+            self.server.plan.url + "/generate", json={**body, "stream": True}, stream=True, timeout=REQUEST_TIMEOUT_S
+        ) as response:
+            lines = [line.decode() for line in response.iter_lines() if line.startswith(b"data:")]
+        assert lines[-1] == "data: [DONE]"
+        return [json.loads(line[len("data:") :]) for line in lines[:-1]]
+
+    def status(self) -> dict[str, Any]:
+        """Seer's live block in /server_info."""
+        info = requests.get(self.server.plan.url + "/server_info", timeout=REQUEST_TIMEOUT_S).json()
+        return info["internal_states"][0]["sglang_seer"]
+
+    def assert_idle_and_clean(self) -> None:
+        """Nothing runs and no KV slot leaked: a flush succeeds only then, and SGLang's leak check ends the process."""
+        assert self.post("/flush_cache", {}).status_code == 200
+        self.server.check()
+
+
+@pytest.fixture(scope="session")
+def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Engine]]:
+    """Engine by name of SIDES, started at first use and stopped at the end."""
+    folder = tmp_path_factory.mktemp("engines")
+    (folder / "mutant").mkdir()
+    (folder / "mutant" / "sitecustomize.py").write_text(textwrap.dedent(MUTANT))
+    with ExitStack() as stack:
+        started: dict[str, Engine] = {}
+
+        def start(name: str) -> Engine:
+            if name not in started:
+                flags, extra = SIDES[name]
+                environment = {"SGLANG_PLATFORM": "seer_cpu", "HF_HUB_OFFLINE": "1", **extra}
+                if name == "mutant":
+                    environment["PYTHONPATH"] = str(folder / "mutant")
+                plan = ServerPlan(
+                    label=name, port=pick_port(None), flags=(*COMMON_FLAGS, *flags), environment=environment
+                )
+                server = stack.enter_context(serve(plan, folder))
+                server.wait_until_ready(START_TIMEOUT_S)
+                started[name] = Engine(server)
+            return started[name]
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def stock(engine_of: Callable[[str], Engine]) -> Engine:
+    return engine_of("stock")
+
+
+@pytest.fixture(scope="session", params=["seer", "seer-page16"])
+def seer(request: pytest.FixtureRequest, engine_of: Callable[[str], Engine]) -> Engine:
+    return engine_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[list[int]]:
+    """Input ids of some problems, chat template applied; the first is short, the last long."""
+    sys.path.insert(0, str(REASONER))
+    try:
+        import prompts as make
+    finally:
+        sys.path.remove(str(REASONER))
+    tokenizer = AutoTokenizer.from_pretrained(REASONER / "model")
+    problems = sorted((line["prompt"] for line in make.make_prompts(seed=5, n=24)), key=len)
+
+    def ids(text: str) -> list[int]:
+        chat = [{"role": "user", "content": text}]
+        rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return tokenizer(rendered, add_special_tokens=False)["input_ids"]
+
+    return [ids(text) for text in problems]

@@ -1,0 +1,51 @@
+"""A rollout on one engine: order, progress, and what a failure does to the others."""
+
+import asyncio
+
+import pytest
+
+from sglang_seer.rollout.client import EngineClient, EngineError
+from sglang_seer.rollout.records import GenerateRequest, Generation, Load
+from sglang_seer.rollout.synchronous import Rollout, roll_out
+from tests.rollout.stub_engine import StubEngine, serving
+
+
+def requests(count: int) -> list[GenerateRequest]:
+    # The first takes longest: they finish in the opposite order.
+    return [
+        GenerateRequest(group="g", sample=count - 1 - index, input_ids=[1], limit=4, seed=index)
+        for index in range(count)
+    ]
+
+
+async def run(
+    engine: StubEngine, count: int, finished: list[Generation], loads: list[Load], poll_s: float = 0.02
+) -> Rollout:
+    async with serving(engine) as url, EngineClient(url) as client:
+        return await roll_out(client, requests(count), on_finish=finished.append, on_load=loads.append, poll_s=poll_s)
+
+
+async def test_results_keep_the_order_of_the_requests() -> None:
+    finished: list[Generation] = []
+    loads: list[Load] = []
+    rollout = await run(StubEngine(delay_s=0.05), 4, finished, loads)
+    assert [generation.sample for generation in rollout.generations] == [3, 2, 1, 0]
+    assert [generation.sample for generation in finished] == [0, 1, 2, 3]
+    assert rollout.loads == loads
+    assert len(loads) > 2
+    assert max(load.running for load in loads) > 0
+
+
+async def test_one_failure_ends_the_rollout_and_cancels_the_rest() -> None:
+    engine = StubEngine(delay_s=0.2, failing=(0,))
+    with pytest.raises(EngineError, match="told to fail"):
+        await asyncio.wait_for(run(engine, 8, [], []), 1.0)
+    assert engine.cancelled == 7
+
+
+async def test_a_load_that_fails_leaves_a_gap_only() -> None:
+    engine = StubEngine(delay_s=0.05)
+    engine.broken_loads = True
+    rollout = await run(engine, 3, [], [])
+    assert len(rollout.generations) == 3
+    assert rollout.loads == []
