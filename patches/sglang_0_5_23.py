@@ -94,7 +94,12 @@ PATCH_SET = PatchSet(
         Target(_SCHEDULER, "Scheduler._get_new_batch_prefill_raw", None, "2b0db78043ed"),
         Target(_SCHEDULER, "Scheduler._relay_forward_payload", None, "b952decff641"),
         Target("sglang.srt.managers.schedule_batch", "ScheduleBatch.prepare_for_decode", ("self",), "0479930e2a23"),
-        Target("sglang.srt.managers.schedule_batch", "ScheduleBatch.cumulate_penalty_output_tokens", ("self",), "6f8116b6d2a6"),
+        Target(
+            "sglang.srt.managers.schedule_batch",
+            "ScheduleBatch.cumulate_penalty_output_tokens",
+            ("self",),
+            "6f8116b6d2a6",
+        ),
         Target("sglang.srt.managers.tp_worker", "TpModelWorker.forward_batch_generation", None, "baae125810a0"),
         Target(
             "sglang.srt.managers.scheduler_components.batch_result_processor",
@@ -103,7 +108,9 @@ PATCH_SET = PatchSet(
             "2132eb8c7c6a",
         ),
         Target("sglang.srt.sampling.sampling_batch_info", "SamplingBatchInfo.apply_logits_bias", None, "49213dd13572"),
-        Target("sglang.srt.sampling.sampling_batch_info", "SamplingBatchInfo.from_schedule_batch", None, "58891daa3c10"),
+        Target(
+            "sglang.srt.sampling.sampling_batch_info", "SamplingBatchInfo.from_schedule_batch", None, "58891daa3c10"
+        ),
         Target("sglang.srt.layers.sampler", "Sampler.forward", None, "9aca0764505b"),
         Target("sglang.srt.layers.sampler", "multinomial_with_seed", ("logprobs", "seed", "positions"), "e866b5d1861e"),
         Target("sglang.srt.layers.sampler", "top_k_top_p_min_p_sampling_from_probs_torch", None, "32ee6f45ce15"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import tomllib
 
 CONFIG_ENV = "SGLANG_SEER_CONFIG"
 MODE_ENV = "SGLANG_SEER"

@@ -15,7 +15,9 @@ def _entry_point_reasons() -> list[str]:
     from importlib.metadata import entry_points
 
     names = [entry.name for entry in entry_points(group="sglang.srt.plugins")]
-    return [] if "seer" in names else [f"SGLang finds no plugin named seer (it finds: {names}); is sglang-seer installed?"]
+    return (
+        [] if "seer" in names else [f"SGLang finds no plugin named seer (it finds: {names}); is sglang-seer installed?"]
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +48,9 @@ def _print_report() -> None:
         print("config: " + ", ".join(f"{key} = {value}" for key, value in status["config"].items()))
     if STATUS.sglang_version is not None:
         patch_set = lines.patch_set_for(STATUS.sglang_version)
-        print(f"patches for {patch_set.version}, {len(patch_set.patches)} targets, {len(patch_set.uses)} more relied on:")
+        print(
+            f"patches for {patch_set.version}, {len(patch_set.patches)} targets, {len(patch_set.uses)} more relied on:"
+        )
         for patch in patch_set.patches:
             print(f"  {patch.kind:7s} {patch.target.path}: {patch.why}")
     if STATUS.reasons:

@@ -30,9 +30,7 @@ def requested(argv: Sequence[str]) -> bool:
     """Whether this command line asks for the seer policy."""
     options = ("--schedule-policy", "--scheduler-policy")
     joined = {f"{option}=seer" for option in options}
-    return any(
-        word in joined or (word in options and following == "seer") for word, following in pairwise([*argv, ""])
-    )
+    return any(word in joined or (word in options and following == "seer") for word, following in pairwise([*argv, ""]))
 
 
 def startup_reasons() -> list[str]:

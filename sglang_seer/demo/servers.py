@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 HOST = "127.0.0.1"
 HEALTH_POLL_S = 0.5
@@ -139,10 +140,37 @@ class Server:
 
 
 @contextmanager
+def deferred_interrupts() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM back until the block has ended; main thread only.
+
+    Handlers are exchanged instead of blocking the signals: a child would inherit a blocked signal.
+    """
+    arrived: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+
+    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if arrived:
+        signal.raise_signal(arrived[0])
+
+
+@contextmanager
 def serve(plan: ServerPlan, folder: Path) -> Iterator[Server]:
     """A started server, stopped at the end whatever happens; `folder` takes its log."""
-    server = Server(plan, folder)
+    server = None
     try:
+        # An interrupt between the fork and the assignment would leave a process that nobody knows.
+        with deferred_interrupts():
+            server = Server(plan, folder)
         yield server
     finally:
-        server.stop()
+        if server is not None:
+            # Nor may a second Ctrl-C cut the stopping short; it takes at most twice STOP_TIMEOUT_S.
+            with deferred_interrupts():
+                server.stop()

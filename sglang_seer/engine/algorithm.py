@@ -7,8 +7,8 @@ from typing import Any
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from sglang.srt.speculative.spec_registry import CustomSpecAlgo
 
-from sglang_seer.engine.launch import ALGORITHM, fail
 from sglang_seer.config import SeerConfig
+from sglang_seer.engine.launch import ALGORITHM, fail
 
 # Attention backends that honour a tree mask in verification; the others verify chains.
 TREE_BACKENDS = frozenset({"flashinfer", "triton", "torch_native"})
@@ -56,7 +56,7 @@ class SeerAlgorithm(CustomSpecAlgo):
 
     def handle_server_args(self, server_args: Any) -> None:
         """Fill what verification of trees needs. `server_args` records our writes as declared defaults."""
-        if (reasons := refusal_reasons(server_args)):
+        if reasons := refusal_reasons(server_args):
             fail(reasons)
         if server_args.speculative_num_draft_tokens is None:
             server_args.speculative_num_draft_tokens = SeerConfig().draft_nodes + 1

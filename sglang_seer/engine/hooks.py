@@ -62,7 +62,8 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
     global _state
     config = _config_of_scheduler(scheduler)
     if config is None:
-        return original(scheduler)
+        original(scheduler)
+        return
     reasons = lines.unapplied(lines.patch_set_for(STATUS.sglang_version))
     if reasons:
         raise RuntimeError("sglang-seer refuses to start: " + "; ".join(reasons))

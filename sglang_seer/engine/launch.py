@@ -96,7 +96,9 @@ def server_args_class() -> None:
     Engine.server_args_class = staticmethod(_build_server_args)  # type: ignore[assignment]
 
 
-def build_server_info(result: dict[str, Any], server_args: ServerArgs, scheduler_info: dict[str, Any]) -> dict[str, Any]:
+def build_server_info(
+    result: dict[str, Any], server_args: ServerArgs, scheduler_info: dict[str, Any]
+) -> dict[str, Any]:
     """After `build_server_info`: what the launcher knows; live counters are in `internal_states`."""
     if config_of(server_args) is not None:
         result["sglang_seer"] = STATUS.as_dict()

@@ -23,7 +23,13 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
     """
 
     def __init__(
-        self, stock: SchedulePolicy, states: RequestStates, groups: GroupTable, *, starvation_limit: int, observe_only: bool
+        self,
+        stock: SchedulePolicy,
+        states: RequestStates,
+        groups: GroupTable,
+        *,
+        starvation_limit: int,
+        observe_only: bool,
     ) -> None:
         # Take over the configured stock policy object instead of building a second one.
         self.__dict__.update(stock.__dict__)

@@ -72,9 +72,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         plain = [takes_plain_path(request) for request in batch.reqs]
         trees = self._draft(batch, plain)
         positions = self._set_verify_input(batch, trees)
-        target = self._target_worker.forward_batch_generation(
-            batch, pp_proxy_tensors=pp_proxy_tensors, is_verify=True
-        )
+        target = self._target_worker.forward_batch_generation(batch, pp_proxy_tensors=pp_proxy_tensors, is_verify=True)
         logits_output = target.logits_output
         logits = logits_output.next_token_logits
         if any(plain) or batch.sampling_info.has_custom_logit_processor:
@@ -93,9 +91,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
             batch, accepted.nodes, accepted.lengths - 1, self.token_to_kv_pool_allocator
         )
         if batch.return_logprob:
-            compute_spec_logprobs(
-                batch, logits_output, _tokens_by_row(accepted), accept_index=accepted.nodes
-            )
+            compute_spec_logprobs(batch, logits_output, _tokens_by_row(accepted), accept_index=accepted.nodes)
         if on_publish is not None:
             on_publish(new_seq_lens)
         batch.forward_mode = ForwardMode.DECODE

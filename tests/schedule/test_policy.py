@@ -89,7 +89,9 @@ def _overtaken(starvation_limit: int, rounds: int) -> int:
     estimates = {"short": 1, "long": 99}
     for admitted in range(rounds):
         groups.add(Waiting(admitted + 1, "long", 0, LIMIT, admitted))
-        first = decide(Snapshot(groups.by_group, estimates, frozenset(), admitted), starvation_limit=starvation_limit).order[0]
+        first = decide(
+            Snapshot(groups.by_group, estimates, frozenset(), admitted), starvation_limit=starvation_limit
+        ).order[0]
         if first.group == "short":
             return admitted
         groups.remove(first)

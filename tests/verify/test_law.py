@@ -201,5 +201,3 @@ def test_row_count_must_fit() -> None:
     tree = torch.zeros((2, 3), dtype=torch.int32)
     with pytest.raises(ValueError, match="got 5 rows, wanted 2 requests \\* 3 nodes = 6"):
         verify_tree(torch.zeros(5, 4), tree, tree, torch.zeros(6, dtype=torch.int64), rows_of(2))
-
-
