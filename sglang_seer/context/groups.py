@@ -10,7 +10,7 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 _HINT_TYPES: dict[str, type | tuple[type, ...]] = {
@@ -77,50 +77,49 @@ def identify(
     return Identity(group=group, prompt_tokens=prompt_tokens, limit_tokens=limit)
 
 
-@dataclass(slots=True)
-class _Group:
-    longest_finished_tokens: int | None = None
-    finished: int = 0
-
-
-@dataclass(slots=True)
 class GroupTable:
-    """Finished lengths by group, bounded: the group untouched for longest goes first.
+    """Longest finished response by group, bounded: the group untouched for longest goes first.
 
-    `version` grows whenever an answer may have changed, so that callers can keep what they derived.
+    `version` grows whenever an answer changes, so that callers can keep what they derived from `longest_tokens`.
     """
 
-    max_groups: int = 65_536
-    version: int = 0
-    _groups: OrderedDict[str, _Group] = field(default_factory=OrderedDict)
+    def __init__(self, max_groups: int = 65_536) -> None:
+        self._max_groups = max_groups
+        self._touched: OrderedDict[str, None] = OrderedDict()
+        self._longest: dict[str, int] = {}
+        self.version = 0
+
+    @property
+    def longest_tokens(self) -> Mapping[str, int]:
+        """Longest finished response in tokens, for groups with a finished member. Live: do not change it."""
+        return self._longest
 
     def touch(self, group: str) -> None:
         """Register a group, or mark it as in use."""
-        if group in self._groups:
-            self._groups.move_to_end(group)
-            return
-        self._groups[group] = _Group()
-        if len(self._groups) > self.max_groups:
-            self._groups.popitem(last=False)
-            self.version += 1
+        self._touched[group] = None
+        self._touched.move_to_end(group)
+        if len(self._touched) > self._max_groups:
+            forgotten, _ = self._touched.popitem(last=False)
+            if self._longest.pop(forgotten, None) is not None:
+                self.version += 1
 
     def finish(self, group: str, length_tokens: int) -> None:
         """A member ended by itself or at its limit after `length_tokens` response tokens."""
         self.touch(group)
-        entry = self._groups[group]
-        entry.finished += 1
-        entry.longest_finished_tokens = max(entry.longest_finished_tokens or 0, length_tokens)
-        self.version += 1
+        known = self._longest.get(group)
+        if known is None or length_tokens > known:
+            self._longest[group] = length_tokens
+            self.version += 1
 
-    def longest_finished_tokens(self, group: str) -> int | None:
-        """Longest finished response of the group in tokens; None while none has finished."""
-        entry = self._groups.get(group)
-        return None if entry is None else entry.longest_finished_tokens
+    def member_lost(self) -> None:
+        """A member ended without a length (aborted): it is nobody's probe any more."""
+        self.version += 1
 
     def clear(self) -> None:
         """Forget everything: the weights changed, so lengths of the old ones no longer count."""
-        self._groups.clear()
+        self._touched.clear()
+        self._longest.clear()
         self.version += 1
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._touched)

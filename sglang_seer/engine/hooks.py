@@ -110,7 +110,7 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
             continue
         state.finished = True
         if request.finished_reason.to_json()["type"] == "abort":
-            _state.groups.version += 1  # its place as a probe is free again
+            _state.groups.member_lost()
             STATUS.counters["aborted"] += 1
             continue
         earlier = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from sglang.srt.managers.schedule_policy import SchedulePolicy
 
-from sglang_seer.context import GroupTable, estimate_tokens
+from sglang_seer.context import GroupTable
 from sglang_seer.engine.requests import RequestStates
 from sglang_seer.schedule import Snapshot, Waiting, WaitingGroups, decide
 from sglang_seer.status import STATUS
 
 # Attribute of a live request: its entry in snapshots while it waits.
 WAITING = "_seer_waiting"
+_HANDLE = attrgetter("handle")
 
 
 class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
@@ -38,6 +40,7 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         self._starvation_limit = starvation_limit
         self._observe_only = observe_only
         self._waiting = WaitingGroups()
+        self._ignored = 0
         self._tail: Any = None
         self._known: tuple[int, int] | None = None
         self._last_length = 0
@@ -68,7 +71,7 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
     def _decide(self, waiting_queue: list[Any], running_batch: Any) -> list[Any]:
         self._catch_up(waiting_queue)
         decision = decide(self._snapshot(running_batch), starvation_limit=self._starvation_limit)
-        order = [entry[-1] for entry in decision.order]  # the handles
+        order = list(map(_HANDLE, decision.order))
         if len(order) < len(waiting_queue):
             order = [request for request in waiting_queue if request.__dict__[WAITING] is None] + order
         STATUS.counters["decisions"] += 1
@@ -83,25 +86,25 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         Afterwards every request of the queue has its entry, so equal sizes mean equal sets; they differ when requests
         left unseen (aborted, or admitted in a batch whose result is still to come).
         """
-        entries = [request.__dict__.get(WAITING) for request in waiting_queue]
-        ignored = 0
-        if not all(entries):
-            for request, entry in zip(waiting_queue, entries, strict=True):
-                if entry is None:
-                    ignored += self._register(request) is None
-        if len(self._waiting) + ignored == len(waiting_queue):
+        if waiting_queue[-1] is self._tail and len(self._waiting) + self._ignored == len(waiting_queue):
+            return  # nobody joined behind the tail, and whoever left is known: still the same requests
+        self._ignored = 0
+        for request in waiting_queue:
+            if WAITING not in request.__dict__:
+                self._register(request)
+            self._ignored += request.__dict__[WAITING] is None
+        if len(self._waiting) + self._ignored == len(waiting_queue):
             return
         present = {id(request) for request in waiting_queue}
-        gone = [entry for members in self._waiting.by_group.values() for entry in members]
-        for entry in gone:
+        for entry in [entry for members in self._waiting.by_group.values() for entry in members]:
             if id(entry.handle) not in present:
                 self._waiting.remove(entry)
-                del entry.handle.__dict__[WAITING]  # type: ignore[attr-defined]
+                del entry.handle.__dict__[WAITING]
 
-    def _register(self, request: Any) -> Waiting | None:
-        """A request that joined, or came back after a retraction; None if it generates nothing."""
+    def _register(self, request: Any) -> None:
+        """A request that joined, or came back after a retraction."""
         state = self._states.of(request)
-        entry = None
+        entry = None  # generates nothing: Seer leaves it alone
         if state.identity is not None:
             self._groups.touch(state.identity.group)
             entry = Waiting(
@@ -114,18 +117,13 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
             )
             self._waiting.add(entry)
         setattr(request, WAITING, entry)
-        return entry
 
     def _snapshot(self, running_batch: Any) -> Snapshot:
-        waiting = self._waiting.by_group
-        estimates = {
-            group: estimate_tokens(longest, members[0].limit_tokens)
-            for group, members in waiting.items()
-            if (longest := self._groups.longest_finished_tokens(group)) is not None
-        }
-        running = set()
-        for request in running_batch.reqs if running_batch is not None else ():
-            identity = self._states.of(request).identity
-            if identity is not None:
-                running.add(identity.group)
-        return Snapshot(waiting=waiting, estimates=estimates, running=running, admitted=self.admitted)
+        requests = running_batch.reqs if running_batch is not None else ()
+        identities = [self._states.of(request).identity for request in requests]
+        return Snapshot(
+            waiting=self._waiting.by_group,
+            longest_tokens=self._groups.longest_tokens,
+            running={identity.group for identity in identities if identity is not None},
+            admitted=self.admitted,
+        )

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
+from sglang_seer.context import estimate_tokens
+
 
 class Waiting(NamedTuple):
     """One waiting request; a tuple that sorts by arrival, because thousands of them are looked at in a pass.
@@ -36,12 +38,12 @@ class Waiting(NamedTuple):
 class Snapshot:
     """What a decision may depend on.
 
-    waiting: requests by group, each group in order of arrival. estimates: expected length in tokens of groups with a
-    finished member. running: groups with a member in the running batch. admitted: requests admitted since the start.
+    waiting: requests by group, each group in order of arrival. longest_tokens: longest finished response of groups
+    that have one. running: groups with a member in the running batch. admitted: requests admitted since the start.
     """
 
     waiting: Mapping[str, Sequence[Waiting]]
-    estimates: Mapping[str, int] = field(default_factory=dict)
+    longest_tokens: Mapping[str, int] = field(default_factory=dict)
     running: Set[str] = frozenset()
     admitted: int = 0
 
@@ -68,23 +70,23 @@ def decide(snapshot: Snapshot, *, starvation_limit: int = 4096) -> Decision:
     probes: list[tuple[int, int, Waiting]] = []
     rest: list[tuple[int, int, Sequence[Waiting]]] = []
     for group, waiting in snapshot.waiting.items():
-        members = waiting
         late = 0
-        while late < len(members) and members[late].admitted_before <= newest_overdue:
+        while late < len(waiting) and waiting[late].admitted_before <= newest_overdue:
             late += 1
+        members = waiting[late:] if late else waiting
         if late:
-            overdue += members[:late]
-            members = members[late:]
-        if not members:
-            continue
-        estimate = snapshot.estimates.get(group)
-        if estimate is None:
-            estimate = members[0].limit_tokens
-            if not late and group not in snapshot.running:
-                probes.append((members[0].generated_tokens, members[0].arrival, members[0]))
-                members = members[1:]
-        if members:
-            rest.append((-estimate, members[0].arrival, members))
+            overdue += waiting[:late]
+            if not members:
+                continue
+        first = members[0]
+        longest = snapshot.longest_tokens.get(group)
+        if longest is None and not late and group not in snapshot.running:
+            probes.append((first.generated_tokens, first.arrival, first))
+            if len(members) == 1:
+                continue
+            members = members[1:]
+            first = members[0]
+        rest.append((-estimate_tokens(longest, first.limit_tokens), first.arrival, members))
 
     overdue.sort()
     probes.sort()

@@ -63,12 +63,12 @@ def test_malformed_hints_say_what_was_seen(hint: object, message: str) -> None:
 
 def test_estimate_is_the_longest_finished_sibling_and_the_limit_before() -> None:
     table = GroupTable()
-    assert estimate_tokens(table.longest_finished_tokens("a"), 50) == 50
+    assert estimate_tokens(table.longest_tokens.get("a"), 50) == 50
     for length in (7, 30, 12):
         table.finish("a", length)
-    assert estimate_tokens(table.longest_finished_tokens("a"), 50) == 30
-    assert estimate_tokens(table.longest_finished_tokens("a"), 20) == 20
-    assert estimate_tokens(table.longest_finished_tokens("b"), 50) == 50
+    assert estimate_tokens(table.longest_tokens.get("a"), 50) == 30
+    assert estimate_tokens(table.longest_tokens.get("a"), 20) == 20
+    assert estimate_tokens(table.longest_tokens.get("b"), 50) == 50
 
 
 def test_version_moves_with_every_answer() -> None:
@@ -79,6 +79,9 @@ def test_version_moves_with_every_answer() -> None:
     assert table.version == before
     table.finish("a", 3)
     assert table.version > before
+    before = table.version
+    table.finish("a", 2)
+    assert table.version == before
     before = table.version
     table.clear()
     assert table.version > before and len(table) == 0
@@ -91,8 +94,8 @@ def test_table_is_bounded_and_forgets_the_untouched_first() -> None:
     table.touch("a")
     table.finish("d", 1)
     assert len(table) == 3
-    assert table.longest_finished_tokens("b") is None
-    assert table.longest_finished_tokens("a") == 1
+    assert table.longest_tokens.get("b") is None
+    assert table.longest_tokens.get("a") == 1
 
 
 def test_keys_are_the_same_in_another_process() -> None:

@@ -22,7 +22,7 @@ def naive_order(snapshot: Snapshot, starvation_limit: int) -> list[Waiting]:
         if all(snapshot.admitted - other.admitted_before >= starvation_limit for other in older_in_group):
             overdue.append(entry)
     left = [entry for entry in everyone if entry not in overdue]
-    started = {entry.group for entry in overdue} | set(snapshot.running) | set(snapshot.estimates)
+    started = {entry.group for entry in overdue} | set(snapshot.running) | set(snapshot.longest_tokens)
     probes = [
         entry
         for entry in left
@@ -32,8 +32,8 @@ def naive_order(snapshot: Snapshot, starvation_limit: int) -> list[Waiting]:
     rest = [entry for entry in left if entry not in probes]
 
     def group_key(entry: Waiting) -> tuple[int, int, int]:
-        siblings = [other for other in left if other.group == entry.group]
-        estimate = snapshot.estimates.get(entry.group, min(siblings).limit_tokens)
+        limit = min(other for other in rest if other.group == entry.group).limit_tokens
+        estimate = min(snapshot.longest_tokens.get(entry.group, limit), limit)
         first = min(other.arrival for other in rest if other.group == entry.group)
         return (-estimate, first, entry.arrival)
 
@@ -59,7 +59,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
                 admitted_before=draw(st.integers(0, 20)),
             )
         )
-    estimates = {name: draw(st.integers(1, LIMIT)) for name in names if draw(st.booleans())}
+    estimates = {name: draw(st.integers(1, 3 * LIMIT)) for name in names if draw(st.booleans())}
     running = frozenset(name for name in names if draw(st.booleans()))
     return Snapshot(groups.by_group, estimates, running, admitted=draw(st.integers(20, 40)))
 
@@ -75,7 +75,7 @@ def test_order_is_that_of_the_definition(snapshot: Snapshot, starvation_limit: i
 def test_input_order_changes_nothing_and_nothing_is_lost(snapshot: Snapshot, rng: random.Random) -> None:
     groups = list(snapshot.waiting.items())
     rng.shuffle(groups)
-    shuffled = Snapshot(dict(groups), snapshot.estimates, snapshot.running, snapshot.admitted)
+    shuffled = Snapshot(dict(groups), snapshot.longest_tokens, snapshot.running, snapshot.admitted)
     decision = decide(snapshot)
     assert decide(shuffled).order == decision.order
     everyone = sorted(entry for members in snapshot.waiting.values() for entry in members)
