@@ -24,7 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     """Print the state; 0 if Seer can run here, 2 if not."""
     parser = argparse.ArgumentParser(prog="python -m sglang_seer doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the status block as JSON")
+    parser.add_argument(
+        "--fingerprints", action="store_true", help="print what the installed SGLang's targets look like, for a new ledger"
+    )
     arguments = parser.parse_args(argv)
+    if arguments.fingerprints:
+        return _print_fingerprints()
     reasons = []
     try:
         STATUS.mode = mode_from_environment() or "on request (--scheduler-policy seer)"
@@ -37,6 +42,16 @@ def main(argv: list[str] | None = None) -> int:
     else:
         _print_report()
     return EXIT_REFUSED if STATUS.reasons else 0
+
+
+def _print_fingerprints() -> int:
+    from sglang_seer.patches import lines
+    from sglang_seer.patches.contract import fingerprint_of, locate, parameters_of
+
+    for target in lines.patch_set_for(lines.installed_version()).targets:
+        node = locate(lines.package_root(), target)
+        print(node if isinstance(node, str) else f"{target.path} {parameters_of(node)} {fingerprint_of(node)}")
+    return 0
 
 
 def _print_report() -> None:
