@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sglang_seer doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the status block as JSON")
     parser.add_argument(
-        "--fingerprints", action="store_true", help="print what the installed SGLang's targets look like, for a new ledger"
+        "--fingerprints", action="store_true", help="print the installed SGLang's targets, for a new ledger"
     )
     arguments = parser.parse_args(argv)
     if arguments.fingerprints:

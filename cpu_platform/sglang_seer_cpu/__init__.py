@@ -5,21 +5,20 @@ it while ``sglang.srt.utils`` is being imported, so before the modules with the
 kernels: it only sets environment defaults and plants import hooks.
 """
 
-from sglang.srt.platforms.interface import SRTPlatform
+import os
 
-from sglang_seer_cpu import attention_hook, determinism, fast_start, kernels, overlap
-from sglang_seer_cpu.environment import set_environment_defaults
+PLATFORM_NAME = "seer_cpu"
 
 
-def activate() -> str:
-    """Prepare this process and name the platform class for SGLang."""
-    set_environment_defaults()
-    fast_start.install()
-    kernels.install()
-    determinism.install()
-    attention_hook.install()
-    overlap.install()
-    # SGLang's platform package imports its base class before it activates a platform.
-    if hasattr(SRTPlatform, "get_kv_pool_cls"):
-        return "sglang_seer_cpu.platform:SeerCpuPlatform"
-    return "sglang_seer_cpu.legacy:LegacySeerCpuPlatform"
+def activate() -> str | None:
+    """Prepare this process and name the platform class for SGLang.
+
+    None unless it was asked for by name: SGLang tries every installed platform,
+    and this one must not take over a machine with a GPU.
+    """
+    if os.environ.get("SGLANG_PLATFORM") != PLATFORM_NAME:
+        return None
+    # SGLang is half imported when it calls, and not at all when a test imports us.
+    from sglang_seer_cpu.installation import install_everything
+
+    return install_everything()

@@ -17,11 +17,12 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache import memory_pool
 
-from sglang_seer_cpu.attention_plan import plan_attention
+from sglang_seer_cpu.attention_plan import AttentionBlock, plan_attention
 
 if TYPE_CHECKING:
     from sglang.srt.layers.radix_attention import RadixAttention
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+    from sglang.srt.model_executor.model_runner import ModelRunner
 
 
 class ExactAttnBackend(TorchNativeAttnBackend):
@@ -33,10 +34,16 @@ class ExactAttnBackend(TorchNativeAttnBackend):
 
     accumulate_dtype = torch.float64
 
+    def __init__(self, model_runner: "ModelRunner") -> None:
+        super().__init__(model_runner)
+        # 0.5.12 reads them off each batch instead of keeping them.
+        self.req_to_token_pool = model_runner.req_to_token_pool
+        self.token_to_kv_pool = model_runner.token_to_kv_pool
+
     def init_forward_metadata(self, forward_batch: "ForwardBatch") -> None:
         super().init_forward_metadata(forward_batch)
         self.forward_metadata = plan_attention(
-            forward_batch, self.req_to_token_pool.req_to_token, self.accumulate_dtype
+            forward_batch, self.req_to_token_pool.req_to_token
         )
 
     def forward_decode(
@@ -85,23 +92,33 @@ class ExactAttnBackend(TorchNativeAttnBackend):
         pool = self.token_to_kv_pool
         if save_kv_cache and k is not None:
             pool.set_kv_buffer(layer, _write_loc(forward_batch), k, v)
-        heads, kv_heads = layer.tp_q_head_num, layer.tp_k_head_num
-        query = q.view(-1, heads, layer.qk_head_dim)
-        output = q.new_zeros(query.shape[0], heads, layer.v_head_dim)
+        query = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
+        output = q.new_zeros(query.shape[0], layer.tp_q_head_num, layer.v_head_dim)
         keys = pool.get_key_buffer(layer.layer_id)
         values = pool.get_value_buffer(layer.layer_id)
-        dtype = self.accumulate_dtype
         for block in self.forward_metadata:
-            attended = torch.nn.functional.scaled_dot_product_attention(
-                block.pad(query).to(dtype).transpose(1, 2),
-                block.gather(keys).to(dtype).transpose(1, 2),
-                block.gather(values).to(dtype).transpose(1, 2),
-                attn_mask=block.bias,
-                scale=layer.scaling,
-                enable_gqa=heads != kv_heads,
-            )
-            block.unpad(attended.transpose(1, 2), output)
-        return output.view(-1, heads * layer.v_head_dim)
+            block.unpad(self._attend_block(block, query, keys, values, layer.scaling), output)
+        return output.view(-1, layer.tp_q_head_num * layer.v_head_dim)
+
+    def _attend_block(
+        self, block: AttentionBlock, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """[reqs, max_q, heads, dim]. The heads that share keys are handled as more rows of one product."""
+        kv_heads, dtype = keys.shape[1], self.accumulate_dtype
+        padded = block.pad(query)
+        reqs, rows, heads, dim = padded.shape
+        shared = heads // kv_heads
+        by_kv_head = padded.view(reqs, rows, kv_heads, shared, dim).permute(0, 2, 1, 3, 4)
+        q = by_kv_head.to(dtype, memory_format=torch.contiguous_format).mul_(scaling)
+        k, v = (
+            block.gather(buffer).transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).flatten(0, 1)
+            for buffer in (keys, values)
+        )
+        scores = torch.bmm(q.view(reqs * kv_heads, rows * shared, dim), k.transpose(1, 2))
+        # Broadcast over key heads and over the query heads that share them.
+        scores.view(reqs, kv_heads, rows, shared, -1).masked_fill_(block.unseen[:, None, :, None, :], float("-inf"))
+        attended = torch.bmm(torch.softmax(scores, dim=-1), v)
+        return attended.view(reqs, kv_heads, rows, shared, -1).transpose(1, 2).flatten(2, 3)
 
 
 def _is_unusual(layer: "RadixAttention") -> bool:

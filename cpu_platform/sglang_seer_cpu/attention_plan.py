@@ -12,7 +12,11 @@ import torch
 if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
-# Requests share a padded block up to this many cells of padded work.
+# Requests share a padded block while the longest has at most this many times the keys of the shortest, and some more:
+# a block costs a fixed time, padding costs its share of keys.
+_LENGTH_RATIO = 1.6
+_LENGTH_SLACK = 48
+# Cells of padded work in a block, to bound its memory.
 _MAX_BLOCK_CELLS = 1 << 22
 # What gathering one key and value costs, counted in query rows.
 _GATHER_ROWS = 16
@@ -20,17 +24,17 @@ _GATHER_ROWS = 16
 
 @dataclass(frozen=True, slots=True)
 class AttentionBlock:
-    """Consecutive requests, padded to the same number of rows and of keys."""
+    """Requests of similar length, padded to the same number of rows and of keys."""
 
     slots: torch.Tensor  # [reqs, max_kv] int64, 0 where padded
-    bias: torch.Tensor  # [reqs, 1, max_q, max_kv], 0 where seen and -inf elsewhere
-    first_row: int
+    unseen: torch.Tensor  # [reqs, max_q, max_kv] bool, True where a row does not look
+    rows: torch.Tensor  # [sum of q_lens] int64, the pass's tokens that belong to the block
     q_lens: tuple[int, ...]
 
     def pad(self, tokens: torch.Tensor) -> torch.Tensor:
         """[num_tokens, heads, dim] -> [reqs, max_q, heads, dim]."""
         reqs, longest = len(self.q_lens), max(self.q_lens)
-        rows = tokens[self.first_row : self.first_row + sum(self.q_lens)]
+        rows = tokens.index_select(0, self.rows)
         if rows.shape[0] == reqs * longest:
             return rows.view(reqs, longest, *rows.shape[1:])
         padded = rows.new_zeros(reqs, longest, *rows.shape[1:])
@@ -39,13 +43,12 @@ class AttentionBlock:
         return padded
 
     def unpad(self, padded: torch.Tensor, output: torch.Tensor) -> None:
-        """[reqs, max_q, heads, dim] -> rows of [num_tokens, heads, dim]."""
-        rows = output[self.first_row : self.first_row + sum(self.q_lens)]
-        if rows.shape[0] == padded.shape[0] * padded.shape[1]:
-            rows.copy_(padded.reshape(rows.shape))
+        """[reqs, max_q, heads, dim] -> rows of [num_tokens, heads, dim], in the output's dtype."""
+        if self.rows.numel() == padded.shape[0] * padded.shape[1]:
+            output.index_copy_(0, self.rows, padded.flatten(0, 1).to(output.dtype))
             return
-        for request, part in enumerate(rows.split(self.q_lens)):
-            part.copy_(padded[request, : part.shape[0]])
+        parts = [padded[request, :q_len] for request, q_len in enumerate(self.q_lens)]
+        output.index_copy_(0, self.rows, torch.cat(parts).to(output.dtype))
 
     def gather(self, buffer: torch.Tensor) -> torch.Tensor:
         """[num_slots, kv_heads, dim] -> [reqs, max_kv, kv_heads, dim]."""
@@ -53,14 +56,11 @@ class AttentionBlock:
         return taken.view(*self.slots.shape, *buffer.shape[1:])
 
 
-def plan_attention(
-    forward_batch: "ForwardBatch", req_to_token: torch.Tensor, dtype: torch.dtype
-) -> list[AttentionBlock]:
-    """Blocks that cover the pass's tokens in order.
+def plan_attention(forward_batch: "ForwardBatch", req_to_token: torch.Tensor) -> list[AttentionBlock]:
+    """Blocks that cover the pass's tokens.
 
     Args:
         req_to_token: [pool_size, max_context] slot of each position of a request.
-        dtype: of the bias.
     """
     mode = forward_batch.forward_mode
     if mode.is_idle():
@@ -77,19 +77,20 @@ def plan_attention(
     else:
         prefix_lens = forward_batch.extend_prefix_lens.long()
         q_lens = forward_batch.extend_seq_lens.tolist()
-    blocks, first_row = [], 0
-    for begin, end in _group(q_lens, prefix_lens.tolist()):
+    first_rows = torch.cumsum(torch.tensor([0, *q_lens]), 0)
+    blocks = []
+    for members in _group(q_lens, prefix_lens.tolist()):
+        index = torch.tensor(members)
+        lens = tuple(q_lens[member] for member in members)
         blocks.append(
             _block(
-                prefix_lens[begin:end],
-                tuple(q_lens[begin:end]),
-                req_to_token[forward_batch.req_pool_indices[begin:end]],
-                None if tree is None else tree[begin:end],
-                first_row,
-                dtype,
+                prefix_lens[index],
+                lens,
+                req_to_token[forward_batch.req_pool_indices[index]],
+                None if tree is None else tree[index],
+                torch.cat([torch.arange(n) + first_rows[m] for m, n in zip(members, lens)]),
             )
         )
-        first_row += sum(q_lens[begin:end])
     return blocks
 
 
@@ -123,17 +124,24 @@ def tree_mask(
     return custom_mask[rows[:, :, None] + node].bool()
 
 
-def _group(q_lens: list[int], prefix_lens: list[int]) -> list[tuple[int, int]]:
-    """Cut the requests, in order, into ranges whose padded work is bounded."""
-    groups, begin, max_q, max_kv = [], 0, 0, 0
-    for index, (q_len, prefix_len) in enumerate(zip(q_lens, prefix_lens)):
-        wider_q, wider_kv = max(max_q, q_len), max(max_kv, prefix_len + q_len)
-        cells = (index + 1 - begin) * (wider_q + _GATHER_ROWS) * wider_kv
-        if index > begin and cells > _MAX_BLOCK_CELLS:
-            groups.append((begin, index))
-            begin, wider_q, wider_kv = index, q_len, prefix_len + q_len
-        max_q, max_kv = wider_q, wider_kv
-    groups.append((begin, len(q_lens)))
+def _group(q_lens: list[int], prefix_lens: list[int]) -> list[list[int]]:
+    """Request numbers, sorted by length and cut where padding or memory would cost too much."""
+    groups: list[list[int]] = []
+    shortest, max_q = 0, 0
+    for request in sorted(range(len(q_lens)), key=lambda i: (prefix_lens[i] + q_lens[i], i)):
+        kv_len = prefix_lens[request] + q_lens[request]
+        wider_q = max(max_q, q_lens[request])
+        fits = (
+            bool(groups)
+            and kv_len <= _LENGTH_RATIO * shortest + _LENGTH_SLACK
+            and (len(groups[-1]) + 1) * (wider_q + _GATHER_ROWS) * kv_len <= _MAX_BLOCK_CELLS
+        )
+        if fits:
+            groups[-1].append(request)
+            max_q = wider_q
+        else:
+            groups.append([request])
+            shortest, max_q = kv_len, q_lens[request]
     return groups
 
 
@@ -142,24 +150,19 @@ def _block(
     q_lens: tuple[int, ...],
     slots_of_reqs: torch.Tensor,
     tree: torch.Tensor | None,
-    first_row: int,
-    dtype: torch.dtype,
+    rows: torch.Tensor,
 ) -> AttentionBlock:
     kv_lens = prefix_lens + torch.tensor(q_lens)
     position = torch.arange(int(kv_lens.max()))
     node = torch.arange(max(q_lens))
     if tree is None:
         last_seen = prefix_lens[:, None] + node
-        seen = position <= last_seen[:, :, None]
+        unseen = position > last_seen[:, :, None]
     else:
-        seen = (position < prefix_lens[:, None, None]).repeat(1, node.numel(), 1)
+        unseen = (position >= prefix_lens[:, None, None]).repeat(1, node.numel(), 1)
         columns = (prefix_lens[:, None] + node)[:, None, :].expand_as(tree)
-        seen.scatter_(2, columns, tree)
+        unseen.scatter_(2, columns, ~tree)
     slots = slots_of_reqs[:, : position.numel()].long()
-    bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
     return AttentionBlock(
-        slots=torch.where(position < kv_lens[:, None], slots, 0),
-        bias=bias.unsqueeze(1),
-        first_row=first_row,
-        q_lens=q_lens,
+        slots=torch.where(position < kv_lens[:, None], slots, 0), unseen=unseen, rows=rows, q_lens=q_lens
     )

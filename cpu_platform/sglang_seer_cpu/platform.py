@@ -8,10 +8,12 @@ import torch
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
-from sglang_seer_cpu import determinism, kv_ops
+from sglang_seer_cpu import allocator, determinism, kv_ops
 from sglang_seer_cpu.attention_hook import BACKEND_NAME
 from sglang_seer_cpu.environment import num_threads
 from sglang_seer_cpu.import_hooks import run_pending_hooks
+
+DEFAULT_MAX_TOTAL_TOKENS = 1 << 16
 
 
 class SeerCpuPlatform(SRTPlatform):
@@ -36,6 +38,9 @@ class SeerCpuPlatform(SRTPlatform):
         if server_args.dtype == "auto":
             # SGLang turns a float32 checkpoint into float16, slow and coarse on a CPU.
             server_args.dtype = "float32"
+        if server_args.max_total_tokens is None:
+            # Else SGLang takes the share of the memory that it would take of a GPU's.
+            server_args.max_total_tokens = DEFAULT_MAX_TOTAL_TOKENS
         server_args.skip_server_warmup = True
         # 0.5.12 tries to record a graph of the prefill even on a device without any.
         if hasattr(server_args, "disable_piecewise_cuda_graph"):
@@ -73,4 +78,5 @@ class SeerCpuPlatform(SRTPlatform):
     def init_backend(self) -> None:
         run_pending_hooks()
         torch.set_num_threads(num_threads())
+        allocator.keep_freed_memory()
         determinism.warn_if_not_exact()

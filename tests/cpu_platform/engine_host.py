@@ -1,0 +1,51 @@
+"""Runs in a process of its own: imports SGLang once, then runs engines, each in a fork.
+
+Importing SGLang costs more than everything that the engines do here. Reads one folder a line; in it `job.json` has
+`engine` (arguments of `sglang.Engine`), `batches` (arguments of `Engine.generate`) and perhaps `mutant`, statements to
+execute before the engine starts. Writes `answers.json` and `log.txt` there, and to stdout the exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def run_job(folder: Path) -> None:
+    """Run one engine in this process."""
+    from sglang.srt.entrypoints.engine import Engine
+
+    job = json.loads((folder / "job.json").read_text())
+    exec(job.get("mutant", ""), {})
+    engine = Engine(**job["engine"])
+    try:
+        answers = [engine.generate(**batch) for batch in job["batches"]]
+    finally:
+        engine.shutdown()
+    (folder / "answers.json").write_text(json.dumps(answers))
+
+
+def main() -> None:
+    import sglang.srt.entrypoints.engine
+    import sglang.srt.model_executor.model_runner  # noqa: F401
+
+    for line in sys.stdin:
+        folder = Path(line.strip())
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            os.chdir(folder)
+            log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            run_job(folder)
+            sys.exit(0)
+        print(f"pid {child}", flush=True)
+        _, status = os.waitpid(child, 0)
+        print(f"exit {os.waitstatus_to_exitcode(status)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
