@@ -13,6 +13,7 @@ import triton.language as tl
 from sglang_seer.verify import Accepted, SamplingRows, draw
 
 _BLOCK = 1024
+_REFERENCE_ROWS = 64
 
 
 @triton.jit
@@ -71,7 +72,7 @@ def _draw_kernel(
         log_uniform = tl.minimum(tl.log(tl.maximum(uniform, 5e-324)), -2.3283064365386963e-10)
         log_uniform = tl.where(uniform == 0.0, -1.7976931348623157e308, log_uniform)
         noise = -tl.log(-log_uniform)
-        score = tl.where(greedy, logits.to(tl.float64), (logits / temperature).to(tl.float64) + noise)
+        score = tl.where(greedy, logits.to(tl.float64), tl.div_rn(logits, temperature).to(tl.float64) + noise)
         score = tl.where(inside, score, float("-inf"))
         block_best = tl.max(score, axis=0)
         # The smallest column among equals, as argmax takes.
@@ -128,22 +129,24 @@ def verify_tree_triton(
         raise ValueError(f"logits: got {logits.shape[0]} rows, wanted {bs} requests * {width} nodes = {bs * width}")
     if logits.stride(1) != 1:
         raise ValueError(f"logits: got column stride {logits.stride(1)}, wanted 1")
+    drawn = torch.empty(bs * width, dtype=torch.int64, device=logits.device)
+    _draw_kernel[(bs * width,)](
+        logits,
+        logits.stride(0),
+        rows.temperatures.contiguous(),
+        rows.top_ks.contiguous(),
+        rows.seeds.contiguous(),
+        positions.contiguous(),
+        drawn,
+        logits.shape[1],
+        width,
+        BLOCK=_BLOCK,
+    )
     if rows.any_filter:
-        drawn = draw(logits, rows.repeat(width), positions)
-    else:
-        drawn = torch.empty(bs * width, dtype=torch.int64, device=logits.device)
-        _draw_kernel[(bs * width,)](
-            logits,
-            logits.stride(0),
-            rows.temperatures.contiguous(),
-            rows.top_ks.contiguous(),
-            rows.seeds.contiguous(),
-            positions.contiguous(),
-            drawn,
-            logits.shape[1],
-            width,
-            BLOCK=_BLOCK,
-        )
+        by_row = rows.repeat(width)
+        # The reference holds several float64 copies of its rows: a few at a time.
+        for picked in by_row.filtered(logits.shape[1]).nonzero().view(-1).split(_REFERENCE_ROWS):
+            drawn[picked] = draw(logits[picked], by_row.take(picked), positions[picked])
     tokens = torch.empty((bs, width), dtype=torch.int32, device=logits.device)
     nodes = torch.empty_like(tokens)
     lengths = torch.empty(bs, dtype=torch.int32, device=logits.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import pkgutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def package_root() -> Path:
 def refusal_reasons(root: Path, seen_version: str | None) -> list[str]:
     """Why Seer cannot run on the SGLang under `root`; empty if it can."""
     patch_set = SUPPORTED.get(seen_version or "")
-    untested = os.environ.get(ALLOW_UNTESTED_ENV) == "1"
+    untested = patch_set is None and os.environ.get(ALLOW_UNTESTED_ENV) == "1"
     reasons: list[str] = []
     if patch_set is None:
         if not untested:
@@ -72,12 +73,23 @@ def install(patch_set: PatchSet) -> None:
             HookRegistry.register(patch.target.path, _hook(patch), HookType(patch.kind))
 
 
-def unapplied(patch_set: PatchSet) -> list[str]:
-    """Hooks that SGLang did not apply in this process (its loader logs such errors and goes on)."""
-    from sglang.srt.plugins.hook_registry import HookRegistry
+def _is_wrapped_by(function: object, hook: object) -> bool:
+    """Whether a hook sits in the chain of wrappers that SGLang's HookRegistry put around a function."""
+    while function is not None:
+        cells = getattr(function, "__closure__", None) or ()
+        if any(cell.cell_contents is hook for cell in cells):
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
 
+
+def unapplied(patch_set: PatchSet) -> list[str]:
+    """Hooks that are not in force in this process: SGLang's loader logs such errors and goes on.
+
+    That SGLang lists a target as patched proves nothing: another plugin may have patched it first.
+    """
     return [
-        f"{patch.target.path}: the hook was registered but not applied in this process"
+        f"{patch.target.path}: the hook is registered but not applied in this process"
         for patch in patch_set.patches
-        if patch.kind != "assign" and patch.target.path not in HookRegistry._patched
+        if patch.kind != "assign" and not _is_wrapped_by(pkgutil.resolve_name(patch.target.path), _hook(patch))
     ]

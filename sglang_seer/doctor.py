@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 
 from sglang_seer.config import mode_from_environment, parse_config
@@ -14,10 +15,14 @@ from sglang_seer.status import STATUS
 def _entry_point_reasons() -> list[str]:
     from importlib.metadata import entry_points
 
+    reasons = []
     names = [entry.name for entry in entry_points(group="sglang.srt.plugins")]
-    return (
-        [] if "seer" in names else [f"SGLang finds no plugin named seer (it finds: {names}); is sglang-seer installed?"]
-    )
+    if "seer" not in names:
+        reasons.append(f"SGLang finds no plugin named seer (it finds: {names}); is sglang-seer installed?")
+    allowed = os.environ.get("SGLANG_PLUGINS", "")
+    if allowed and "seer" not in {name.strip() for name in allowed.split(",")}:
+        reasons.append(f"SGLANG_PLUGINS={allowed} keeps SGLang from loading the plugin: add seer to it")
+    return reasons
 
 
 def main(argv: list[str] | None = None) -> int:

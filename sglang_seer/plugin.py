@@ -57,17 +57,25 @@ def load() -> None:
         parse_config(config_from_environment())
     except ValueError as error:
         raise refuse([str(error)]) from None
-    STATUS.reasons = startup_reasons()
-    if STATUS.reasons:
-        if mode in ("on", "observe") or requested(sys.argv):
-            raise refuse(STATUS.reasons)
-        logger.warning("sglang-seer is installed but stays inactive: %s", "; ".join(STATUS.reasons))
+    STATUS.reasons = startup_reasons() or installation_reasons()
+    if not STATUS.reasons:
         return
-    from sglang_seer.engine import algorithm
-    from sglang_seer.patches import lines
+    if mode in ("on", "observe") or requested(sys.argv):
+        raise refuse(STATUS.reasons)
+    logger.warning("sglang-seer is installed but stays inactive: %s", "; ".join(STATUS.reasons))
 
-    lines.install(lines.patch_set_for(STATUS.sglang_version))
-    algorithm.register()
+
+def installation_reasons() -> list[str]:
+    """Register hooks and algorithm with SGLang; what went wrong, empty if all is registered."""
+    try:
+        from sglang_seer.engine import algorithm
+        from sglang_seer.patches import lines
+
+        lines.install(lines.patch_set_for(STATUS.sglang_version))
+        algorithm.register()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        return [f"the hooks cannot be registered: {type(error).__name__}: {error}"]
+    return []
 
 
 def config_from_environment() -> str | None:

@@ -42,9 +42,7 @@ class ExactAttnBackend(TorchNativeAttnBackend):
 
     def init_forward_metadata(self, forward_batch: "ForwardBatch") -> None:
         super().init_forward_metadata(forward_batch)
-        self.forward_metadata = plan_attention(
-            forward_batch, self.req_to_token_pool.req_to_token
-        )
+        self.forward_metadata = plan_attention(forward_batch, self.req_to_token_pool.req_to_token)
 
     def forward_decode(
         self,
@@ -123,11 +121,7 @@ class ExactAttnBackend(TorchNativeAttnBackend):
 
 def _is_unusual(layer: "RadixAttention") -> bool:
     window = layer.sliding_window_size
-    return (
-        layer.is_cross_attention
-        or layer.attn_type != AttentionType.DECODER
-        or (window is not None and window > -1)
-    )
+    return layer.is_cross_attention or layer.attn_type != AttentionType.DECODER or (window is not None and window > -1)
 
 
 def _write_loc(forward_batch: "ForwardBatch") -> Any:

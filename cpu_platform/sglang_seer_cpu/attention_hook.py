@@ -16,8 +16,7 @@ def install() -> None:
 def _register(module: ModuleType) -> None:
     if BACKEND_NAME not in module.ATTENTION_BACKENDS:
         raise PatchTargetError(
-            f"SGLang has no attention backend {BACKEND_NAME!r}, only "
-            f"{sorted(module.ATTENTION_BACKENDS)}"
+            f"SGLang has no attention backend {BACKEND_NAME!r}, only {sorted(module.ATTENTION_BACKENDS)}"
         )
     module.register_attention_backend(BACKEND_NAME)(_create)
 

@@ -65,7 +65,7 @@ def plan_attention(forward_batch: "ForwardBatch", req_to_token: torch.Tensor) ->
     mode = forward_batch.forward_mode
     if mode.is_idle():
         return []
-    tree = None
+    tree, requests = None, forward_batch.req_pool_indices
     if mode.is_target_verify():
         prefix_lens = forward_batch.seq_lens.long()
         width = forward_batch.spec_info.draft_token_num
@@ -75,8 +75,10 @@ def plan_attention(forward_batch: "ForwardBatch", req_to_token: torch.Tensor) ->
         prefix_lens = forward_batch.seq_lens.long() - 1
         q_lens = [1] * prefix_lens.numel()
     else:
-        prefix_lens = forward_batch.extend_prefix_lens.long()
-        q_lens = forward_batch.extend_seq_lens.tolist()
+        owners, prefixes, q_lens = _cut_long_prefills(
+            forward_batch.extend_prefix_lens.tolist(), forward_batch.extend_seq_lens.tolist()
+        )
+        prefix_lens, requests = torch.tensor(prefixes), requests[torch.tensor(owners)]
     first_rows = torch.cumsum(torch.tensor([0, *q_lens]), 0)
     blocks = []
     for members in _group(q_lens, prefix_lens.tolist()):
@@ -86,17 +88,15 @@ def plan_attention(forward_batch: "ForwardBatch", req_to_token: torch.Tensor) ->
             _block(
                 prefix_lens[index],
                 lens,
-                req_to_token[forward_batch.req_pool_indices[index]],
+                req_to_token[requests[index]],
                 None if tree is None else tree[index],
-                torch.cat([torch.arange(n) + first_rows[m] for m, n in zip(members, lens)]),
+                torch.cat([torch.arange(n) + first_rows[m] for m, n in zip(members, lens, strict=True)]),
             )
         )
     return blocks
 
 
-def tree_mask(
-    custom_mask: torch.Tensor, prefix_lens: torch.Tensor, width: int
-) -> torch.Tensor:
+def tree_mask(custom_mask: torch.Tensor, prefix_lens: torch.Tensor, width: int) -> torch.Tensor:
     """The tree part of a verification mask, [reqs, width, width] bool.
 
     Args:
@@ -122,6 +122,22 @@ def tree_mask(
     node = torch.arange(width)
     rows = begins[:, None] + row_lens[:, None] * node + prefix_lens[:, None]
     return custom_mask[rows[:, :, None] + node].bool()
+
+
+def _cut_long_prefills(prefix_lens: list[int], q_lens: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """Cut requests that alone are more than a block may be into pieces, as chunked prefill does.
+
+    Returns:
+        Of each piece, in the order of the tokens: its request's number, its prefix and its length.
+    """
+    owners, prefixes, lengths = [], [], []
+    for request, (prefix_len, q_len) in enumerate(zip(prefix_lens, q_lens, strict=True)):
+        piece = max(1, _MAX_BLOCK_CELLS // (prefix_len + q_len) - _GATHER_ROWS)
+        for begin in range(0, q_len, piece):
+            owners.append(request)
+            prefixes.append(prefix_len + begin)
+            lengths.append(min(piece, q_len - begin))
+    return owners, prefixes, lengths
 
 
 def _group(q_lens: list[int], prefix_lens: list[int]) -> list[list[int]]:

@@ -36,10 +36,7 @@ def products_depend_on_batch(hidden: int = 96, outputs: int = 200) -> bool:
     weight = torch.randn(outputs, hidden, generator=generator)
     rows = torch.randn(64, hidden, generator=generator)
     whole = torch.nn.functional.linear(rows, weight)
-    return any(
-        not torch.equal(torch.nn.functional.linear(rows[:n], weight), whole[:n])
-        for n in _ROWS_TO_TRY
-    )
+    return any(not torch.equal(torch.nn.functional.linear(rows[:n], weight), whole[:n]) for n in _ROWS_TO_TRY)
 
 
 def warn_if_not_exact() -> None:

@@ -94,9 +94,7 @@ def replace(owner: Any, name: str, new: Any) -> Any:
     """
     if not hasattr(owner, name):
         owner_name = getattr(owner, "__name__", repr(owner))
-        raise PatchTargetError(
-            f"{owner_name} has no {name!r}; this SGLang is not one the CPU platform knows"
-        )
+        raise PatchTargetError(f"{owner_name} has no {name!r}; this SGLang is not one the CPU platform knows")
     old = getattr(owner, name)
     setattr(owner, name, new)
     if isinstance(owner, ModuleType) and old is not None:

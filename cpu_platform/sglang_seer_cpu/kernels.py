@@ -2,7 +2,8 @@
 
 ``SGLANG_SEER_CPU_KERNELS=torch`` (default) installs plain torch and numpy.
 ``interpret`` leaves SGLang's Triton kernels where they exist and runs them in
-Triton's interpreter: a hundred times slower, a second opinion for tests.
+Triton's interpreter: a hundred times slower, a second opinion for tests. It needs
+``TRITON_INTERPRET=1`` in the environment too.
 """
 
 import os
@@ -56,9 +57,7 @@ _CUDA_ONLY: dict[str, Table] = {
             "top_p_renorm_prob": tree_ops.top_p_renorm_prob,
         },
         "sglang.kernels.ops.speculative.verify_sampling": {
-            "tree_speculative_sampling_target_only": (
-                tree_ops.tree_speculative_sampling_target_only
-            ),
+            "tree_speculative_sampling_target_only": (tree_ops.tree_speculative_sampling_target_only),
         },
     },
     "0.5.15": {
@@ -76,21 +75,22 @@ def kernel_choice() -> str:
     """``torch`` or ``interpret``, from ``SGLANG_SEER_CPU_KERNELS``.
 
     Raises:
-        ValueError: the variable is something else.
+        ValueError: the variable is something else, or Triton's interpreter is off.
     """
     choice = os.environ.get(KERNELS_ENV, "torch")
     if choice not in ("torch", "interpret"):
         raise ValueError(f"{KERNELS_ENV} must be 'torch' or 'interpret', got {choice!r}")
+    # torch imports Triton, which reads its variable then, before a platform is asked.
+    if choice == "interpret" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"{KERNELS_ENV}=interpret needs TRITON_INTERPRET=1 exported as well")
     return choice
 
 
 def install() -> None:
-    """Plant the hooks; call before Triton and SGLang's kernels are imported."""
+    """Plant the hooks; call before SGLang's kernels are imported."""
     tables = [_CUDA_ONLY[sglang_line()]]
     if kernel_choice() == "torch":
         tables.append(_TRITON[sglang_line()])
-    else:
-        os.environ["TRITON_INTERPRET"] = "1"
     for table in tables:
         for module_name, names in table.items():
             after_import(module_name, _replacing(names))

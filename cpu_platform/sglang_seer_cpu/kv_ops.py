@@ -22,9 +22,7 @@ class TorchKernel:
         return self.function
 
 
-def _window_cells(
-    start: torch.Tensor, end: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _window_cells(start: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Row number and column of every cell of the windows ``[start[i], end[i])``.
 
     Args:
@@ -108,9 +106,7 @@ def speculative_cache_locs(
     ``SRTPlatform.get_speculative_cache_locs_fn`` where a platform may give one.
     """
     out_cache_loc = torch.empty(batch_size * draft_token_num, dtype=torch.int64)
-    assign_extend_cache_locs(
-        req_pool_indices, req_to_token, start_offset, end_offset, out_cache_loc
-    )
+    assign_extend_cache_locs(req_pool_indices, req_to_token, start_offset, end_offset, out_cache_loc)
     return out_cache_loc
 
 

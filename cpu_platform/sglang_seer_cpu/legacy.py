@@ -35,7 +35,5 @@ def make_allocator(size: int, *, page_size: int, **kwargs: Any) -> Any:
     from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
 
     if page_size != 1:
-        raise ValueError(
-            f"this SGLang allocates pages with Triton: on a CPU page_size must be 1, got {page_size}"
-        )
+        raise ValueError(f"this SGLang allocates pages with Triton: on a CPU page_size must be 1, got {page_size}")
     return TokenToKVPoolAllocator(size, **kwargs)

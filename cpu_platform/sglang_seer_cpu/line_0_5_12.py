@@ -57,6 +57,4 @@ def _provide_vllm_rotary_embedding() -> None:
 
 
 def _never_called(*args: Any, **kwargs: Any) -> None:
-    raise RuntimeError(
-        "vllm's rotary_embedding was called; on a CPU wanted RotaryEmbedding.forward_native"
-    )
+    raise RuntimeError("vllm's rotary_embedding was called; on a CPU wanted RotaryEmbedding.forward_native")

@@ -62,7 +62,7 @@ class _Tree:
 
 
 def _trees(*per_request: torch.Tensor) -> list[_Tree]:
-    return [_Tree(*lists) for lists in zip(*(t.tolist() for t in per_request))]
+    return [_Tree(*lists) for lists in zip(*(t.tolist() for t in per_request), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +95,9 @@ def verify_tree_greedy(
     """Replace ``sglang.kernels.ops.speculative.spec_tree.verify_tree_greedy_func``."""
     outputs = _Outputs(predicts, accept_index, accept_token_num)
     trees = _trees(candidates, retrieve_index, retrieve_next_token, retrieve_next_sibling)
-    for request, (tree, target) in enumerate(zip(trees, target_predict.tolist())):
+    for request, (tree, target) in enumerate(zip(trees, target_predict.tolist(), strict=True)):
 
-        def equals_target(
-            parent: int, child: int, tree: _Tree = tree, target: list[int] = target
-        ) -> bool:
+        def equals_target(parent: int, child: int, tree: _Tree = tree, target: list[int] = target) -> bool:
             return tree.tokens[child] == target[parent]
 
         path = tree.walk(accept_index.shape[1], equals_target)

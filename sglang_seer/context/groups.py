@@ -72,7 +72,7 @@ def identify(
     if "group" in hint:
         group = f"id:{hint['group']}"
     else:
-        digest = hashlib.blake2b(array("i", prompt[:prompt_tokens]).tobytes(), digest_size=16)
+        digest = hashlib.blake2b(array("q", prompt[:prompt_tokens]).tobytes(), digest_size=16)
         group = f"prompt:{digest.hexdigest()}"
     return Identity(group=group, prompt_tokens=prompt_tokens, limit_tokens=limit)
 

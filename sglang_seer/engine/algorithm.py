@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from sglang.srt.arg_groups.model_override_base import use_mla_backend
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from sglang.srt.speculative.spec_registry import CustomSpecAlgo
 
-from sglang_seer.config import SeerConfig
-from sglang_seer.engine.launch import ALGORITHM, fail
+from sglang_seer.config import SeerConfig, mode_from_environment
+from sglang_seer.engine.launch import ALGORITHM, POLICY, fail
 
 # Attention backends that honour a tree mask in verification; the others verify chains.
 TREE_BACKENDS = frozenset({"flashinfer", "triton", "torch_native"})
@@ -27,6 +28,7 @@ def refusal_reasons(args: Any) -> list[str]:
         "enable_watermark": ("watermarking", getattr(args, "enable_watermark", False)),
         "enable_return_hidden_states": ("returned hidden states", args.enable_return_hidden_states),
         "enable_lora": ("LoRA", bool(args.enable_lora)),
+        "rl_on_policy_target": ("on-policy sampling from bf16 log-probabilities", args.rl_on_policy_target is not None),
         "speculative_adaptive": ("--speculative-adaptive", getattr(args, "speculative_adaptive", False)),
     }
     return [
@@ -35,6 +37,12 @@ def refusal_reasons(args: Any) -> list[str]:
         for name, (what, seen) in wrong.items()
         if seen
     ]
+
+
+def serves_trees(args: Any) -> bool:
+    """Whether verification honours a tree mask on these attention backends; MLA models verify chains only."""
+    backends = {args.attention_backend, args.prefill_attention_backend, args.decode_attention_backend} - {None}
+    return backends <= TREE_BACKENDS and not use_mla_backend(args)
 
 
 class SeerAlgorithm(CustomSpecAlgo):
@@ -56,7 +64,10 @@ class SeerAlgorithm(CustomSpecAlgo):
 
     def handle_server_args(self, server_args: Any) -> None:
         """Fill what verification of trees needs. `server_args` records our writes as declared defaults."""
-        if reasons := refusal_reasons(server_args):
+        reasons = refusal_reasons(server_args)
+        if server_args.schedule_policy != POLICY and mode_from_environment() != "on":
+            reasons.append(f"speculative algorithm {ALGORITHM} needs --scheduler-policy {POLICY}")
+        if reasons:
             fail(reasons)
         if server_args.speculative_num_draft_tokens is None:
             server_args.speculative_num_draft_tokens = SeerConfig().draft_nodes + 1
@@ -65,7 +76,7 @@ class SeerAlgorithm(CustomSpecAlgo):
             fail([f"speculative_num_draft_tokens: got {width}, wanted 2 to 64 (root included)"])
         # The KV reserve is max(steps * topk, width); topk above 1 tells attention backends to expect a tree.
         server_args.speculative_num_steps = 1
-        server_args.speculative_eagle_topk = width if server_args.attention_backend in TREE_BACKENDS else 1
+        server_args.speculative_eagle_topk = width if serves_trees(server_args) else 1
         server_args.enable_mixed_chunk = False
 
 

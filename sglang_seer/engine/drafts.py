@@ -13,6 +13,17 @@ from sglang_seer.draft import Proposal, SuffixIndex
 from sglang_seer.engine.requests import RequestState, RequestStates
 
 
+def pending_tokens(seq_len: int, input_tokens: int, output_tokens: int, last_run: Sequence[int]) -> Sequence[int]:
+    """Tokens of a request that are sampled but not in its `output_ids` yet: the end of its last accepted run.
+
+    seq_len: tokens in the KV cache, which lacks only the newest one. last_run: what the last step accepted. Under
+    overlap scheduling a result is processed one step late, but not when another batch ran in between.
+    """
+    missing = seq_len + 1 - input_tokens - output_tokens
+    assert 0 <= missing <= len(last_run), (seq_len, input_tokens, output_tokens, len(last_run))
+    return last_run[len(last_run) - missing :]
+
+
 class DraftSource:
     """Keeps the index in step with the requests; the groups untouched for longest are dropped at the token limit."""
 
@@ -23,7 +34,8 @@ class DraftSource:
         self._depth = depth
         self._chain = chain
         self._index = SuffixIndex(vocab_size=vocab_size)
-        self._groups: OrderedDict[int, None] = OrderedDict()
+        self._groups: OrderedDict[int, int] = OrderedDict()  # open groups and their epochs
+        self._opened = 0
 
     def append(self, requests: Sequence[Any], pending: Sequence[Sequence[int]]) -> None:
         """Append what the requests have generated since the last call.
@@ -34,8 +46,9 @@ class DraftSource:
         pieces: list[npt.NDArray[np.int32]] = []
         for request, extra in zip(requests, pending, strict=True):
             state = self.states.of(request)
-            if state.identity is None or not self._open(request, state):
+            if state.identity is None:
                 continue
+            self._open(request, state)
             piece = self._new_tokens(request, state, extra)
             if not len(piece):
                 continue
@@ -77,19 +90,24 @@ class DraftSource:
         """Tokens kept as draft source."""
         return self._index.num_tokens
 
-    def _open(self, request: Any, state: RequestState) -> bool:
+    def _open(self, request: Any, state: RequestState) -> None:
+        """Make sure the request's group is open; a request that knew it before it was dropped starts anew."""
         group = state.index_group
         if group in self._groups:
             self._groups.move_to_end(group)
-            return True
-        if state.sequence_tokens:
-            return False  # its group was dropped while it ran; it goes on without drafts
-        assert state.identity is not None
-        prompt = np.asarray(request.origin_input_ids_unpadded[: state.identity.prompt_tokens], dtype=np.int64)
-        # Image placeholders of multimodal prompts are no token ids; they match nothing useful.
-        self._index.open_group(group, np.clip(prompt, 0, self._vocab_size - 1).astype(np.int32))
-        self._groups[group] = None
-        return True
+        else:
+            assert state.identity is not None
+            self._index.open_group(
+                group, self._token_ids(request.origin_input_ids_unpadded[: state.identity.prompt_tokens])
+            )
+            self._opened += 1
+            self._groups[group] = self._opened
+        if state.index_epoch != self._groups[group]:
+            state.index_epoch, state.sequence_tokens = self._groups[group], 0
+
+    def _token_ids(self, tokens: Sequence[int]) -> npt.NDArray[np.int32]:
+        # Image placeholders of multimodal prompts are no token ids; clipped, they match nothing useful.
+        return np.clip(np.asarray(tokens, dtype=np.int64), 0, self._vocab_size - 1).astype(np.int32)
 
     def _new_tokens(self, request: Any, state: RequestState, extra: Sequence[int]) -> npt.NDArray[np.int32]:
         assert state.identity is not None
@@ -105,7 +123,7 @@ class DraftSource:
             tokens += request.output_ids[known - earlier :]
             known = earlier + generated
         tokens += extra[known - earlier - generated :]
-        return np.asarray(tokens, dtype=np.int32)
+        return self._token_ids(tokens)
 
     def _trim(self) -> None:
         while self._index.num_tokens > self._max_tokens and len(self._groups) > 1:

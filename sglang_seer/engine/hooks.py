@@ -9,7 +9,7 @@ from typing import Any
 
 from sglang_seer.config import SeerConfig, mode_from_environment, parse_config
 from sglang_seer.context import GroupTable
-from sglang_seer.engine.launch import ALGORITHM, POLICY, config_of
+from sglang_seer.engine.launch import ALGORITHM, POLICY, STOCK_POLICY, config_of
 from sglang_seer.engine.policy import SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
 from sglang_seer.patches import lines
@@ -18,7 +18,7 @@ from sglang_seer.status import STATUS
 
 logger = logging.getLogger("sglang_seer")
 
-# A scheduler that decodes this many batches without our result hook running has lost it.
+# A scheduler that makes this many passes without our result hook running has lost it.
 _PASSES_BEFORE_HOOK_CHECK = 64
 
 
@@ -33,28 +33,38 @@ class SchedulerState:
 
 
 _state: SchedulerState | None = None
+_request_states: RequestStates | None = None
 
 
-def scheduler_states(random_seed: int) -> RequestStates:
+def request_states(random_seed: int) -> RequestStates:
     """Request states of this process; the draft worker is built before the policy and shares them."""
-    global _states
-    if _states is None:
-        _states = RequestStates(random_seed)
-    return _states
-
-
-_states: RequestStates | None = None
+    global _request_states
+    if _request_states is None:
+        _request_states = RequestStates(random_seed)
+    return _request_states
 
 
 def _config_of_scheduler(scheduler: Any) -> SeerConfig | None:
     config = config_of(scheduler.server_args)
     if config is not None:
         return config
-    mode = mode_from_environment()
-    if mode in ("on", "observe"):
-        # A launcher that built its ServerArgs before plugins were loaded: the environment decides.
-        return parse_config(config_from_environment())
-    return None
+    if mode_from_environment() not in ("on", "observe"):
+        return None
+    # A launcher that built its ServerArgs before plugins were loaded: the environment decides, under the same rules.
+    config = parse_config(config_from_environment())
+    reasons = []
+    if scheduler.schedule_policy not in (POLICY, STOCK_POLICY):
+        reasons.append(f"SGLANG_SEER is on and the schedule policy is {scheduler.schedule_policy!r}: choose one")
+    if scheduler.enable_priority_scheduling:
+        reasons.append("priority scheduling orders requests itself: it cannot be combined with Seer")
+    if config.speculation and mode_from_environment() == "on" and scheduler.spec_algorithm.is_none():
+        reasons.append(
+            "these server arguments were built without Seer and name no speculative algorithm: "
+            'set speculative_algorithm="SEER" in them, or {"speculation": false} in SGLANG_SEER_CONFIG'
+        )
+    if reasons:
+        raise RuntimeError("sglang-seer refuses to start: " + "; ".join(reasons))
+    return config
 
 
 def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> None:
@@ -72,10 +82,15 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
     original(scheduler)
     scheduler.schedule_policy = asked
     observe = mode_from_environment() == "observe"
-    states = scheduler_states(scheduler.server_args.random_seed)
+    states = request_states(scheduler.server_args.random_seed)
     groups = GroupTable()
     scheduler.policy = SeerSchedulePolicy(
-        scheduler.policy, states, groups, starvation_limit=config.starvation_limit, observe_only=observe
+        scheduler.policy,
+        states,
+        groups,
+        starvation_limit=config.starvation_limit,
+        observe_only=observe,
+        on_pass=check_hooks_run,
     )
     _state = SchedulerState(config=config, states=states, groups=groups, policy=scheduler.policy)
     STATUS.config = config
@@ -95,11 +110,9 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
 
 def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any) -> None:
     """After `Scheduler.process_batch_result`: learn the lengths and last tokens of finished responses."""
+    STATUS.calls["process_batch_result"] += 1
     if _state is None:
         return
-    STATUS.calls["process_batch_result"] += 1
-    if batch.forward_mode.is_extend():
-        _state.policy.note_admitted(batch.reqs)
     finished = [request for request in batch.reqs if request.finished()]
     if not finished:
         return
@@ -136,8 +149,9 @@ def get_internal_state(output: Any, *_arguments: Any) -> Any:
 
 
 def check_hooks_run() -> None:
-    """Raise if SGLang decodes but our result hook never ran: estimates would silently never change."""
-    if STATUS.calls["verify"] > _PASSES_BEFORE_HOOK_CHECK and not STATUS.calls["process_batch_result"]:
+    """Raise if SGLang schedules and decodes but our result hook never ran: estimates would silently never change."""
+    passes = max(STATUS.calls["verify"], STATUS.calls["calc_priority"])
+    if passes > _PASSES_BEFORE_HOOK_CHECK and not STATUS.calls["process_batch_result"]:
         raise RuntimeError(
             "sglang-seer: Scheduler.process_batch_result is patched but was never called: "
             "another plugin or an SGLang change goes around it"

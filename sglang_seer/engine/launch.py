@@ -18,7 +18,7 @@ logger = logging.getLogger("sglang_seer")
 
 POLICY = "seer"
 ALGORITHM = "SEER"
-_STOCK_POLICY = "fcfs"
+STOCK_POLICY = "fcfs"
 _command_line = False
 
 
@@ -43,15 +43,15 @@ def activate(arguments: MutableMapping[str, Any], config_source: Any) -> SeerCon
     Returns the config if Seer takes part, else None. Raises ValueError for contradictions.
     """
     mode = mode_from_environment()
-    policy = arguments.get("schedule_policy", _STOCK_POLICY)
+    policy = arguments.get("schedule_policy", STOCK_POLICY)
     if mode == "off" or (policy != POLICY and mode is None):
         if config_source is not None and mode != "off":
             raise ValueError(f"a seer config was given but the schedule policy is {policy!r}, wanted {POLICY!r}")
         if policy == POLICY:
-            logger.warning("seer: SGLANG_SEER=off: running stock SGLang with policy %s", _STOCK_POLICY)
-            arguments["schedule_policy"] = _STOCK_POLICY
+            logger.warning("seer: SGLANG_SEER=off: running stock SGLang with policy %s", STOCK_POLICY)
+            arguments["schedule_policy"] = STOCK_POLICY
         return None
-    if policy not in (POLICY, _STOCK_POLICY):
+    if policy not in (POLICY, STOCK_POLICY):
         raise ValueError(f"SGLANG_SEER={mode} and schedule policy {policy!r} contradict each other: choose one")
     if arguments.get("enable_priority_scheduling"):
         raise ValueError("--enable-priority-scheduling orders requests itself: it cannot be combined with Seer")
@@ -73,7 +73,7 @@ def from_cli_args(original: Callable[..., ServerArgs], *positional: Any) -> Serv
     namespace: argparse.Namespace = positional[-1]
     arguments = vars(namespace)
     try:
-        config = activate(arguments, arguments.pop("seer_config", None))
+        config = activate(arguments, arguments.get("seer_config"))
     except ValueError as error:
         raise refuse([str(error)]) from None
     return _marked(original(*positional), config)

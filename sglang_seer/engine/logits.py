@@ -22,7 +22,6 @@ def takes_plain_path(request: Any) -> bool:
         or parameters.min_new_tokens
         or parameters.logit_bias
         or request.custom_logit_processor
-        or request.return_sampling_mask
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -21,7 +21,7 @@ _HANDLE = attrgetter("handle")
 class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
     """SGLang's first-come-first-served policy with its order replaced by Seer's.
 
-    observe_only: decide and count, but leave the queue as it is.
+    observe_only: decide and count, but leave the queue as it is. on_pass: called once a pass, may raise.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         *,
         starvation_limit: int,
         observe_only: bool,
+        on_pass: Callable[[], None] = lambda: None,
     ) -> None:
         # Take over the configured stock policy object instead of building a second one.
         self.__dict__.update(stock.__dict__)
@@ -39,67 +40,61 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         self._groups = groups
         self._starvation_limit = starvation_limit
         self._observe_only = observe_only
+        self._on_pass = on_pass
         self._waiting = WaitingGroups()
-        self._ignored = 0
-        self._tail: Any = None
+        self._last_queue: list[Any] = []
         self._known: tuple[int, int] | None = None
-        self._last_length = 0
         self.admitted = 0
 
     def calc_priority(self, waiting_queue: list[Any], running_batch: Any = None, processed_tokens: int = 0) -> None:
-        """Sort the queue in place. Does nothing while neither the queue's tail nor what is known has changed."""
+        """Sort the queue in place. Does nothing while only its head has left and nothing was learnt."""
         super().calc_priority(waiting_queue, running_batch, processed_tokens)
         if not waiting_queue:
             return
         STATUS.calls["calc_priority"] += 1
-        # Requests join at the tail and leave from anywhere; a shorter queue with the same tail is still in order.
+        self._on_pass()
         known = (self._groups.version, self.admitted * 8 // self._starvation_limit)
-        if waiting_queue[-1] is not self._tail or known != self._known or len(waiting_queue) > self._last_length:
-            order = self._decide(waiting_queue, running_batch)
-            if not self._observe_only:
-                waiting_queue[:] = order
-            self._tail, self._known = waiting_queue[-1], known
-        self._last_length = len(waiting_queue)
+        if known == self._known and self._only_head_left(waiting_queue):
+            return
+        self._catch_up(waiting_queue)
+        order = self._decide(waiting_queue, running_batch)
+        if not self._observe_only:
+            waiting_queue[:] = order
+        self._last_queue, self._known = list(waiting_queue), known
 
-    def note_admitted(self, requests: Sequence[Any]) -> None:
-        """A prefill batch ran: its requests wait no more."""
-        self.admitted += len(requests)
-        for request in requests:
-            if (entry := request.__dict__.pop(WAITING, None)) is not None:
-                self._waiting.remove(entry)
+    def _only_head_left(self, waiting_queue: list[Any]) -> bool:
+        """Whether the queue is the end of the last one: nobody joined, came back, or left from the middle."""
+        left = len(self._last_queue) - len(waiting_queue)
+        return left >= 0 and waiting_queue == self._last_queue[left:]
+
+    def _catch_up(self, waiting_queue: list[Any]) -> None:
+        """Make `_waiting` hold exactly the queue's requests, whatever joined, left, came back or was aborted.
+
+        A request has the attribute WAITING from `_register` to `_forget`, and its entry is in `_waiting` as long.
+        """
+        if self._only_head_left(waiting_queue):
+            for request in self._last_queue[: len(self._last_queue) - len(waiting_queue)]:
+                self._forget(request)
+            return
+        present = set(map(id, waiting_queue))
+        for request in self._last_queue:
+            if id(request) not in present:
+                self._forget(request)
+        for request in waiting_queue:
+            if WAITING not in request.__dict__:
+                self._register(request)
 
     def _decide(self, waiting_queue: list[Any], running_batch: Any) -> list[Any]:
-        self._catch_up(waiting_queue)
         decision = decide(self._snapshot(running_batch), starvation_limit=self._starvation_limit)
         order = list(map(_HANDLE, decision.order))
         if len(order) < len(waiting_queue):
             order = [request for request in waiting_queue if request.__dict__[WAITING] is None] + order
+        assert len(order) == len(waiting_queue), "the policy lost or invented a request"
         STATUS.counters["decisions"] += 1
         STATUS.counters["reordered"] += order != waiting_queue
         if len(order) > 1 and not self._observe_only:
             STATUS.first("ordered", "ordered its first queue: %d waiting, %d probes", len(order), decision.probes)
         return order
-
-    def _catch_up(self, waiting_queue: list[Any]) -> None:
-        """Make `_waiting` hold exactly the queue's requests.
-
-        Afterwards every request of the queue has its entry, so equal sizes mean equal sets; they differ when requests
-        left unseen (aborted, or admitted in a batch whose result is still to come).
-        """
-        if waiting_queue[-1] is self._tail and len(self._waiting) + self._ignored == len(waiting_queue):
-            return  # nobody joined behind the tail, and whoever left is known: still the same requests
-        self._ignored = 0
-        for request in waiting_queue:
-            if WAITING not in request.__dict__:
-                self._register(request)
-            self._ignored += request.__dict__[WAITING] is None
-        if len(self._waiting) + self._ignored == len(waiting_queue):
-            return
-        present = {id(request) for request in waiting_queue}
-        for entry in [entry for members in self._waiting.by_group.values() for entry in members]:
-            if id(entry.handle) not in present:
-                self._waiting.remove(entry)
-                del entry.handle.__dict__[WAITING]
 
     def _register(self, request: Any) -> None:
         """A request that joined, or came back after a retraction."""
@@ -117,6 +112,13 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
             )
             self._waiting.add(entry)
         setattr(request, WAITING, entry)
+
+    def _forget(self, request: Any) -> None:
+        """A request that left the queue: admitted, or aborted."""
+        entry = request.__dict__.pop(WAITING)
+        if entry is not None:
+            self._waiting.remove(entry)
+            self.admitted += 1
 
     def _snapshot(self, running_batch: Any) -> Snapshot:
         requests = running_batch.reqs if running_batch is not None else ()

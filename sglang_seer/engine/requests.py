@@ -20,7 +20,8 @@ class RequestState:
     """identity: None for requests that generate nothing, which Seer leaves alone.
 
     index_group, index_sequence: keys of the suffix index. seed: of an unseeded request. arrival: order in which this
-    scheduler saw its requests. sequence_tokens: response tokens handed to the index. finished: its end was learnt.
+    scheduler saw its requests. sequence_tokens: response tokens handed to the index since its
+    group was opened for the `index_epoch`-th time. finished: its end was learnt.
     """
 
     identity: Identity | None
@@ -29,6 +30,7 @@ class RequestState:
     index_sequence: int
     seed: int
     sequence_tokens: int = 0
+    index_epoch: int = 0
     finished: bool = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from sglang.srt.sampling.sampling_params import TOP_K_ALL
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 from sglang.srt.speculative.ngram_info import NgramVerifyInput
 from sglang.srt.speculative.spec_utils import move_accept_tokens_to_target_kvcache, record_stream_for_v2_verify
+from sglang.srt.utils.async_probe import sanitize_nan_logits
 
 from sglang_seer.config import SeerConfig
 from sglang_seer.draft.trees import TreeBatch, pad_trees
 from sglang_seer.engine import hooks
-from sglang_seer.engine.drafts import DraftSource
+from sglang_seer.engine.algorithm import TREE_BACKENDS
+from sglang_seer.engine.drafts import DraftSource, pending_tokens
 from sglang_seer.engine.kernels import choose_verifier
 from sglang_seer.engine.launch import config_of
 from sglang_seer.engine.logits import apply_root_transforms, takes_plain_path
@@ -43,7 +46,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         self.device = self.model_runner.device
         self.enable_overlap = not get_schedule().disable_overlap_schedule
         self.speculative_num_draft_tokens: int = get_spec().speculative_num_draft_tokens
-        self.states = hooks.scheduler_states(server_args.random_seed)
+        self.states = hooks.request_states(server_args.random_seed)
         self.drafts = DraftSource(
             self.states,
             vocab_size=self.model_runner.model_config.vocab_size,
@@ -51,7 +54,38 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
             depth=config.draft_depth,
             chain=get_spec().speculative_eagle_topk == 1,
         )
+        if self.model_runner.mambaish_config is not None:
+            raise ValueError(
+                "sglang-seer refuses to start: models with a recurrent state (mamba, linear attention) are not proven "
+                'with speculation; {"speculation": false} in the seer config keeps scheduling'
+            )
         self._verify = choose_verifier(torch.device(self.device).type)
+
+    @cached_property
+    def _fixed_width(self) -> bool:
+        """Whether every step must have the full width: a step is only as wide as its widest tree otherwise.
+
+        A captured graph has one width; some attention backends take the width from the server's arguments; ranks must
+        agree on shapes even if their first tokens differed.
+        """
+        backend = self.server_args.attention_backend
+        return (
+            self.model_runner.decode_cuda_graph_runner is not None
+            or get_parallel().tp_size > 1
+            or (torch.device(self.device).type != "cpu" and backend not in TREE_BACKENDS)
+        )
+
+    def add_external_corpus(self, corpus_id: str, token_chunks: list[list[int]]) -> int:
+        """SGLang's external corpora feed NGRAM; it answers the caller with this error's text."""
+        raise ValueError("external corpora are a feature of NGRAM; Seer drafts from siblings")
+
+    def remove_external_corpus(self, corpus_id: str) -> None:
+        """As above."""
+        raise ValueError(f"no external corpus {corpus_id!r}: Seer drafts from siblings")
+
+    def list_external_corpora(self) -> dict[str, int]:
+        """There are none."""
+        return {}
 
     def alloc_memory_pool(self, **_keywords: Any) -> None:
         """The target's pools are the only ones."""
@@ -75,6 +109,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         target = self._target_worker.forward_batch_generation(batch, pp_proxy_tensors=pp_proxy_tensors, is_verify=True)
         logits_output = target.logits_output
         logits = logits_output.next_token_logits
+        sanitize_nan_logits(logits, "seer verify: target model logits")
         if any(plain) or batch.sampling_info.has_custom_logit_processor:
             apply_root_transforms(logits, batch, trees.width)
         accepted = self._agree(
@@ -142,18 +177,19 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
                 left = request.sampling_params.max_new_tokens - len(request.output_ids) - len(extra) - 1
                 budgets[i] = min(max(left, 0), most)
         proposal = self.drafts.propose(requests, budgets)
-        # A captured graph has one width; without graphs a step is as wide as its widest tree.
-        fixed = self.model_runner.decode_cuda_graph_runner is not None
-        return pad_trees(roots, proposal, most + 1 if fixed else None)
+        return pad_trees(roots, proposal, most + 1 if self._fixed_width else None)
 
-    def _pending_tokens(self, batch: Any) -> list[list[int]]:
-        """Tokens that overlap scheduling has sampled but not yet appended to `output_ids`."""
-        if not self.enable_overlap or batch.grammar_needs_sync():
-            return [[] for _ in batch.reqs]
-        stride = self.speculative_num_draft_tokens
+    def _pending_tokens(self, batch: Any) -> list[Sequence[int]]:
+        if not self.enable_overlap:
+            return [()] * len(batch.reqs)
         lengths = batch.spec_info.accept_lens.tolist()
-        tokens = batch.spec_info.accept_tokens.view(-1, stride).tolist()
-        return [row[:length] for row, length in zip(tokens, lengths, strict=True)]
+        runs = batch.spec_info.accept_tokens.view(-1, self.speculative_num_draft_tokens).tolist()
+        return [
+            pending_tokens(seq_len, len(request.origin_input_ids), len(request.output_ids), run[:length])
+            for request, seq_len, run, length in zip(
+                batch.reqs, batch.seq_lens_cpu.tolist(), runs, lengths, strict=True
+            )
+        ]
 
     def _set_verify_input(self, batch: Any, trees: TreeBatch) -> torch.Tensor:
         """Turn the decode batch into a verification batch; returns the position of every node, [bs * width]."""

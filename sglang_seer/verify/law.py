@@ -29,36 +29,38 @@ class SamplingRows:
     all_greedy: bool
     any_filter: bool
 
-    def repeat(self, times: int) -> SamplingRows:
-        """The same parameters for `times` consecutive rows each: [requests] becomes [requests * times]."""
-        if times == 1:
-            return self
+    def filtered(self, vocab: int) -> torch.Tensor:
+        """[rows] bool: rows with top-k, top-p or min-p, other than greedy ones."""
+        return (self.top_ks != 1) & ((self.top_ks < vocab) | (self.top_ps < 1.0) | (self.min_ps > 0.0))
+
+    def take(self, index: torch.Tensor) -> SamplingRows:
+        """The rows of an index tensor."""
         return SamplingRows(
-            temperatures=self.temperatures.repeat_interleave(times),
-            top_ks=self.top_ks.repeat_interleave(times),
-            top_ps=self.top_ps.repeat_interleave(times),
-            min_ps=self.min_ps.repeat_interleave(times),
-            seeds=self.seeds.repeat_interleave(times),
+            temperatures=self.temperatures[index],
+            top_ks=self.top_ks[index],
+            top_ps=self.top_ps[index],
+            min_ps=self.min_ps[index],
+            seeds=self.seeds[index],
             all_greedy=self.all_greedy,
             any_filter=self.any_filter,
         )
 
+    def repeat(self, times: int) -> SamplingRows:
+        """The same parameters for `times` consecutive rows each: [requests] becomes [requests * times]."""
+        if times == 1:
+            return self
+        rows = torch.arange(self.seeds.shape[0], device=self.seeds.device)
+        return self.take(rows.repeat_interleave(times))
 
-def _filtered_draw(
-    probs: torch.Tensor,
-    top_ks: torch.Tensor,
-    top_ps: torch.Tensor,
-    min_ps: torch.Tensor,
-    seeds: torch.Tensor,
-    positions: torch.Tensor,
-) -> torch.Tensor:
+
+def _filtered_draw(probs: torch.Tensor, rows: SamplingRows, positions: torch.Tensor) -> torch.Tensor:
     weights, tokens = probs.sort(dim=-1, descending=True)
     mass_before = torch.cumsum(weights, dim=-1) - weights
     ranks = torch.arange(weights.shape[-1], device=weights.device)
-    weights[ranks >= top_ks[:, None]] = 0.0
-    weights[mass_before > top_ps[:, None]] = 0.0
-    weights[weights < (weights[:, 0] * min_ps)[:, None]] = 0.0
-    scores = weights.to(torch.float64).log_() + gumbel_noise(seeds, positions, weights.shape[-1])
+    weights[ranks >= rows.top_ks[:, None]] = 0.0
+    weights[mass_before > rows.top_ps[:, None]] = 0.0
+    weights[weights < (weights[:, 0] * rows.min_ps)[:, None]] = 0.0
+    scores = weights.to(torch.float64).log_() + gumbel_noise(rows.seeds, positions, weights.shape[-1])
     return tokens.gather(1, scores.argmax(dim=-1, keepdim=True)).view(-1)
 
 
@@ -77,16 +79,7 @@ def draw(logits: torch.Tensor, rows: SamplingRows, positions: torch.Tensor) -> t
     tokens = torch.where(greedy, logits.argmax(dim=-1), tokens)
     if not rows.any_filter:
         return tokens
-    vocab = logits.shape[-1]
-    filtered = ~greedy & ((rows.top_ks < vocab) | (rows.top_ps < 1.0) | (rows.min_ps > 0.0))
-    picked = filtered.nonzero().view(-1)
+    picked = rows.filtered(logits.shape[-1]).nonzero().view(-1)
     if picked.numel():
-        tokens[picked] = _filtered_draw(
-            probs[picked],
-            rows.top_ks[picked],
-            rows.top_ps[picked],
-            rows.min_ps[picked],
-            rows.seeds[picked],
-            positions[picked],
-        )
+        tokens[picked] = _filtered_draw(probs[picked], rows.take(picked), positions[picked])
     return tokens

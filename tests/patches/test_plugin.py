@@ -85,6 +85,20 @@ def test_refusal_passes_through_sglangs_loader_with_all_reasons(
     assert "first reason" in shown and "second reason" in shown
 
 
+def test_hooks_that_cannot_be_registered_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sglang_seer.patches import lines
+
+    def fail(_patch_set: object) -> None:
+        raise AttributeError("no such hook")
+
+    monkeypatch.setattr(plugin, "startup_reasons", list)
+    monkeypatch.setattr(lines, "install", fail)
+    monkeypatch.setenv("SGLANG_SEER", "on")
+    with pytest.raises(SystemExit):
+        plugin.load()
+    assert STATUS.reasons == ["the hooks cannot be registered: AttributeError: no such hook"]
+
+
 @pytest.mark.usefixtures("broken")
 def test_nobody_asked_so_nothing_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
     plugin.load()

@@ -8,8 +8,4 @@ def _classes(entry: type | list[type]) -> list[type]:
 
 
 # The name SGLang's registry looks for.
-EntryClass = [
-    model_class
-    for module in (llama, qwen2, qwen3)
-    for model_class in _classes(module.EntryClass)
-]
+EntryClass = [model_class for module in (llama, qwen2, qwen3) for model_class in _classes(module.EntryClass)]
