@@ -261,6 +261,7 @@ PATCH_SET = PatchSet(
             ("self", "batch", "result"),
             "6fa896749e07",
         ),
+        Target("sglang.srt.configs.hybrid_arch", "mambaish_config", ("model_config",), "8a1ac1033ae9"),
         Target("sglang.srt.arg_groups.model_override_base", "use_mla_backend", ("server_args",), "7049bcee6ed1"),
         Target("sglang.srt.plugins", "load_plugins", (), "4af6a54c7fd5"),
     ),

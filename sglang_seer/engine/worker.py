@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sglang.kernels.ops.speculative.cache_locs import assign_extend_cache_locs_func
+from sglang.srt.configs.hybrid_arch import mambaish_config
 from sglang.srt.layers.logprob_processor import compute_spec_logprobs
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
@@ -54,7 +55,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
             depth=config.draft_depth,
             chain=get_spec().speculative_eagle_topk == 1,
         )
-        if self.model_runner.mambaish_config is not None:
+        if mambaish_config(self.model_runner.model_config) is not None:
             raise ValueError(
                 "sglang-seer refuses to start: models with a recurrent state (mamba, linear attention) are not proven "
                 'with speculation; {"speculation": false} in the seer config keeps scheduling'
