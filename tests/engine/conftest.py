@@ -1,6 +1,6 @@
 """Real SGLang servers on the CPU, shared by all tests of this room.
 
-One stock, one Seer with the same flags (overlap scheduling, page size 1), one Seer with page size 16 and no overlap.
+One stock without overlap scheduling, one Seer with overlap, one Seer with page size 16 and without overlap.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COMMON_FLAGS = (
     "--sleep-on-idle",
 )
 SIDES = {
-    "stock": ((), {"SGLANG_SEER": "off"}),
+    "stock": (("--disable-overlap-schedule",), {"SGLANG_SEER": "off"}),
     "seer": (("--scheduler-policy", "seer"), {}),
     "seer-page16": (("--scheduler-policy", "seer", "--page-size", "16", "--disable-overlap-schedule"), {}),
     "mutant": (("--scheduler-policy", "seer"), {}),
