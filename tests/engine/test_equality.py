@@ -57,8 +57,8 @@ SAMPLING = {
 }
 
 
-# With overlap scheduling SGLang counts a token's penalty a step late, or at once when another batch ran in between: its
-# samples then depend on when other requests come, with and without Seer. Only without overlap is there one right answer.
+# With overlap scheduling SGLang counts a penalty a step late, or at once when another batch ran in between: its
+# samples then depend on when other requests come, with and without Seer. Without overlap there is one right answer.
 COUNTED_LATE = {"frequency_penalty", "presence_penalty", "repetition_penalty", "min_new_tokens"}
 
 
