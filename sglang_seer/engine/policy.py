@@ -53,7 +53,9 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
             return
         STATUS.calls["calc_priority"] += 1
         self._on_pass()
-        known = (self._groups.version, self.admitted * 8 // self._starvation_limit)
+        # Whoever left since the last full pass counts towards starvation as well.
+        left = max(0, len(self._last_queue) - len(waiting_queue))
+        known = (self._groups.version, (self.admitted + left) * 8 // self._starvation_limit)
         if known == self._known and self._only_head_left(waiting_queue):
             return
         self._catch_up(waiting_queue)
