@@ -1,72 +1,122 @@
 // Hash heads: the newest position that follows a suffix, by the suffix's hash.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "token_store.h"
+#include "page_pool.h"
+#include "tokens.h"
 
 namespace seer {
 
-// The hash of the `order` tokens before `end`.
-inline std::uint32_t suffix_hash(const Token* end, int order) {
-  std::uint64_t hash = 0;
-  for (int i = 1; i <= order; ++i) {
-    hash = (hash ^ static_cast<std::uint32_t>(end[-i])) * 0x9e3779b97f4a7c15ULL;
-    hash ^= hash >> 32;
-  }
-  return static_cast<std::uint32_t>(hash);
-}
-
-// Open addressing with linear probing. Keys are 32-bit hashes and nothing else: two suffixes that
-// share one also share a chain, which costs steps and no correctness, as candidates are verified.
+// Extendible hashing: a directory indexed by the first bits of the hash leads to pages, and a full page is split in
+// two. So growth costs one page at a time and never a pass over the whole table.
+//
+// Keys are 32-bit hashes and nothing else: two suffixes that share one also share a chain, which costs steps and no
+// correctness, as candidates are verified.
 class HeadTable {
  public:
-  HeadTable() : slots_(kInitialSlots) {}
+  explicit HeadTable(PagePool& pool) : pool_(pool) {}
 
-  Position find(std::uint32_t hash) const { return slots_[slot(hash)].position; }
-
-  // Makes `position` the head; returns the one it replaces, kNone if there was none.
-  Position exchange(std::uint32_t hash, Position position) {
-    if ((used_ + 1) * 4 > slots_.size() * 3) grow();
-    Slot& here = slots_[slot(hash)];
-    const Position previous = here.position;
-    if (previous == kNone) ++used_;
-    here = {hash, position};
-    return previous;
+  void prefetch(std::uint32_t hash) const {
+    if (!directory_.empty()) __builtin_prefetch(&page(hash)[hash % kHeads]);
   }
 
-  void clear() {
-    slots_.assign(kInitialSlots, Slot{});
-    used_ = 0;
-  }
-  std::size_t bytes() const { return slots_.capacity() * sizeof(Slot); }
+  Position find(std::uint32_t hash) const;
+
+  // Makes `position` the head; returns the one it replaces, kNone if there was none. When a page is full, heads that
+  // are not `alive(position)` any more make room, else the page is split. Where neither is possible, or may_grow
+  // forbids it, another suffix loses its head, which num_lost() counts.
+  template <typename Alive>
+  Position exchange(std::uint32_t hash, Position position, bool may_grow, const Alive& alive);
+
+  // Gives all pages away; the table is empty then.
+  void release(std::vector<void*>& pages);
+  std::size_t num_pages() const { return num_pages_; }
+  std::size_t num_lost() const { return num_lost_; }
+  std::size_t table_bytes() const { return directory_.capacity() * sizeof(Head*); }
 
  private:
-  struct Slot {
-    std::uint32_t hash = 0;
-    Position position = kNone;
+  struct Head {
+    std::uint32_t hash;
+    Position position;  // kNone in an empty slot
   };
-  static constexpr std::size_t kInitialSlots = 64;  // a power of two, as slot() masks
+  static constexpr std::uint32_t kHeads = kPageBytes / sizeof(Head);
+  // A longer probe splits the page; with 24 that happens at about three quarters of the slots.
+  static constexpr std::uint32_t kMaxProbe = 24;
+  // 2^20 pages are 2 GB of heads; only hostile hashes come near.
+  static constexpr int kMaxDepth = 20;
 
-  std::size_t slot(std::uint32_t hash) const {
-    const std::size_t mask = slots_.size() - 1;
-    std::size_t i = hash & mask;
-    while (slots_[i].position != kNone && slots_[i].hash != hash) i = (i + 1) & mask;
-    return i;
+  Head* page(std::uint32_t hash) const {
+    return directory_[depth_ == 0 ? 0 : hash >> (32 - depth_)];
   }
-
-  void grow() {
-    std::vector<Slot> old(slots_.size() * 2);
-    old.swap(slots_);
-    for (const Slot& entry : old) {
-      if (entry.position != kNone) slots_[slot(entry.hash)] = entry;
+  static Head* probe(Head* page, std::uint32_t hash) {
+    for (std::uint32_t i = 0; i < kMaxProbe; ++i) {
+      Head& slot = page[(hash + i) % kHeads];
+      if (slot.position == kNone || slot.hash == hash) return &slot;
     }
+    return nullptr;
   }
+  Head* take_page();
+  void fill(Head* page, const Head* heads, std::uint32_t n);
+  bool split(std::uint32_t hash);
+  template <typename Alive>
+  bool purge(Head* page, const Alive& alive);
 
-  std::vector<Slot> slots_;
-  std::size_t used_ = 0;
+  PagePool& pool_;
+  std::vector<Head*> directory_;
+  int depth_ = 0;  // the directory has 2^depth_ entries
+  std::size_t num_pages_ = 0;
+  std::size_t num_lost_ = 0;
 };
+
+inline Position HeadTable::find(std::uint32_t hash) const {
+  if (directory_.empty()) return kNone;
+  const Head* const slot = probe(page(hash), hash);
+  return slot == nullptr ? kNone : slot->position;
+}
+
+template <typename Alive>
+Position HeadTable::exchange(std::uint32_t hash, Position position, bool may_grow, const Alive& alive) {
+  if (directory_.empty()) {
+    Head* const first = take_page();
+    if (first == nullptr) {
+      ++num_lost_;
+      return kNone;
+    }
+    directory_.push_back(first);
+  }
+  Head* slot = probe(page(hash), hash);
+  while (slot == nullptr) {
+    if (!purge(page(hash), alive) && !(may_grow && split(hash))) {
+      slot = &page(hash)[hash % kHeads];
+      *slot = {hash, position};
+      ++num_lost_;
+      return kNone;
+    }
+    slot = probe(page(hash), hash);
+  }
+  const Position previous = slot->position;
+  *slot = {hash, position};
+  return previous;
+}
+
+// Throws the dead heads of a page away; returns whether that made room enough to do without a split.
+template <typename Alive>
+bool HeadTable::purge(Head* page, const Alive& alive) {
+  std::array<Head, kHeads> kept;
+  std::uint32_t used = 0;
+  std::uint32_t n = 0;
+  for (std::uint32_t i = 0; i < kHeads; ++i) {
+    if (page[i].position == kNone) continue;
+    ++used;
+    if (alive(page[i].position)) kept[n++] = page[i];
+  }
+  if (n == used || n > kHeads / 2) return false;
+  fill(page, kept.data(), n);
+  return true;
+}
 
 }  // namespace seer

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Int32Array = NDArray[np.int32]
     Int64Array = NDArray[np.int64]
     Float32Array = NDArray[np.float32]
+    BoolArray = NDArray[np.bool_]
 
 MAX_BUDGET: int = _index.MAX_BUDGET
 MAX_DEPTH: int = _index.MAX_DEPTH
@@ -43,52 +44,128 @@ class Proposal:
     """[num_nodes] float32, the estimated probability that the node's whole path is accepted."""
     depths: Int32Array
     """[num_nodes] int32, 1 for children of the root."""
+    evidence: Int64Array
+    """[num_nodes] int64, what the estimate came from; for ``SuffixIndex.observe``."""
     starts: Int64Array
     """[num_requests + 1] int64."""
+
+    def select(self, kept: BoolArray) -> Proposal:
+        """The proposal without some nodes.
+
+        kept: [num_nodes] bool; a node that is kept must have a parent that is kept, as holds for any lower
+        bound on the probability.
+
+        Raises:
+            ValueError: a node is kept and its parent is not, or the size is wrong.
+        """
+        if kept.shape != self.tokens.shape:
+            raise ValueError(f"kept has shape {kept.shape}, wanted {self.tokens.shape}, one for each node")
+        before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(kept)])  # kept nodes before each node
+        firsts = np.repeat(self.starts[:-1], np.diff(self.starts))[kept]
+        parents = self.parents[kept] + firsts
+        below_a_node = self.parents[kept] >= 0
+        if not kept[parents[below_a_node]].all():
+            raise ValueError("kept holds a node whose parent it does not hold")
+        moved = np.where(below_a_node, before[parents] - before[firsts], -1)
+        return Proposal(
+            self.tokens[kept],
+            moved.astype(np.int32),
+            self.probabilities[kept],
+            self.depths[kept],
+            self.evidence[kept],
+            before[self.starts],
+        )
 
 
 class SuffixIndex:
     """The tokens of all open groups, and drafts from them.
 
     A sequence's text is its group's prompt followed by its response. A draft for a sequence looks up
-    the suffixes of its text in its group: the prompt, its own response and those of its siblings.
-    Every earlier occurrence votes for the token that followed it, weighted by the length of its
-    match; the open end of a text has no next token and is no occurrence.
+    the suffixes of its text: in its own response, in the prompt and in its siblings, and where they
+    were seen last in other groups. Every earlier occurrence votes for the token that followed it;
+    longer matches count more, own text more than that of siblings, and that more than other groups'.
 
     All methods are thread-safe (one mutex) and release the GIL while they work; the arrays passed in
     must not be written to meanwhile. Arrays of another integer type than the one named are
     converted if every value fits.
 
-    Determinism: the same calls in the same order give the same proposals, everywhere. Beyond that,
-    the order of the items within one ``append`` changes nothing (provided that items which overlap
-    agree), nor does the way a sequence's tokens are cut into items; and the order of ``append`` calls
-    changes nothing as long as no suffix of length 1, 2 or 4 occurs in the group more than
-    ``max_candidates`` times. Where one does, only its newest occurrences vote: newest by call, then
-    by sequence id within a call, then by position.
+    Determinism: the same calls in the same order give the same proposals, everywhere and with any
+    number of threads. Beyond that, the order of the items within one ``append`` changes nothing
+    (provided that items which overlap agree), nor does the way a sequence's tokens are cut into
+    items. Where a suffix occurs more often than is looked at, its newest occurrences vote: newest by
+    call, then by sequence id within a call, then by position.
+
+    Limits are hard. At a limit the oldest text goes first, page by page (128 tokens), that of the
+    least recently used groups before others; ``counters`` tells how much. The length of a sequence
+    counts evicted tokens, too, so that appending goes on as before. Memory is taken from the system
+    as needed and kept.
     """
 
-    def __init__(self, *, vocab_size: int, max_match: int = 32, max_candidates: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        max_match: int = 32,
+        max_candidates: int = 16,
+        max_bytes: int = 4 << 30,
+        max_tokens: int = 1 << 32,
+        group_max_bytes: int = 1 << 30,
+        group_max_tokens: int = 1 << 30,
+        ttl_steps: int = 0,
+        shared_bytes: int = 16 << 20,
+        threads: int = 1,
+    ) -> None:
         """Make an empty index.
 
         Args:
             vocab_size: token ids are 0 to ``vocab_size - 1``.
-            max_match: longest match, in tokens, that is told apart from longer ones; 1 to 256.
-            max_candidates: occurrences looked at for each of the suffix lengths 4, 2 and 1, newest
-                first; once half as many have matched, shorter suffixes are left out; 1 to 4096.
+            max_match: longest match, in tokens, that is told apart from longer ones; 4 to 256.
+            max_candidates: occurrences looked at in a group for each of the suffix lengths 4, 2 and
+                1, newest first; once half as many have matched, shorter suffixes are left out; 1 to
+                256.
+            max_bytes: of memory, over all groups; at least 4 MiB. ``memory_bytes`` stays below as long
+                as the groups of one call need no more than a sixteenth of it for their bookkeeping
+                (about 1 kB each).
+            max_tokens: stored over all groups; at least 1024.
+            group_max_bytes: of memory for one group; at least 64 KiB.
+            group_max_tokens: stored of one group; at least 1024.
+            ttl_steps: a group that no call named for more proposals than this is dropped; 0: never.
+            shared_bytes: of the tables of what was seen last and most in all groups, part of
+                ``max_bytes``, at most half of it; 0 drafts from the own group only.
+            threads: that work on one ``propose``; a batch is shared out from 64 requests a thread on.
 
         Raises:
             ValueError: a value is out of its range.
         """
-        self._index = _index.SuffixIndex(vocab_size=vocab_size, max_match=max_match, max_candidates=max_candidates)
+        self._index = _index.SuffixIndex(
+            vocab_size=vocab_size,
+            max_match=max_match,
+            max_candidates=max_candidates,
+            max_bytes=max_bytes,
+            max_tokens=max_tokens,
+            group_max_bytes=group_max_bytes,
+            group_max_tokens=group_max_tokens,
+            ttl_steps=ttl_steps,
+            shared_bytes=shared_bytes,
+            threads=threads,
+        )
 
-    def open_group(self, group: int, prompt: ArrayLike) -> None:
+    def open_group(self, group: int, prompt: ArrayLike, *, version: int = 0, memory: int | None = None) -> None:
         """Store a group's prompt, [prompt_tokens] int32. Opening it again changes nothing.
+
+        Args:
+            group: its id.
+            prompt: token ids.
+            version: of the weights that its responses come from, for ``drop_version``.
+            memory: a group whose responses count as those of siblings as long as it is open, such as
+                the one of the same prompt in an earlier step.
 
         Raises:
             ValueError: the group is open with another prompt, or a token id is out of range.
             TypeError: the prompt is not an array of integers.
         """
-        self._index.open_group(group, _integers("prompt", prompt, np.int32))
+        tokens = _integers("prompt", prompt, np.int32)
+        self._index.open_group(group, tokens, version, group if memory is None else memory)
 
     def append(
         self,
@@ -104,6 +181,9 @@ class SuffixIndex:
         next ``lengths[i]`` of ``tokens``. Idempotent: what lies within the stored length is ignored,
         even where it differs from what is stored. Several items may belong to one sequence, in any
         order. The batch is checked as a whole before anything is changed.
+
+        A call takes the tokens in and makes up to 4,096 of them findable, the oldest first; what is
+        left over follows in the next calls of ``append`` and ``propose``.
 
         Args:
             groups: [num_items] int64, open groups.
@@ -134,7 +214,7 @@ class SuffixIndex:
         *,
         chain: bool = False,
     ) -> Proposal:
-        """Draft one tree for each request.
+        """Draft one tree for each request. Counts as one step.
 
         Nodes are taken best first, so the tree of budget k is contained in that of budget k + 1, and
         a node is never more probable than its parent. A sequence without tokens continues the prompt.
@@ -161,6 +241,23 @@ class SuffixIndex:
             )
         )
 
+    def observe(self, proposal: Proposal, accepted: ArrayLike) -> None:
+        """Learn from what became of a proposal: later probabilities are calibrated by it.
+
+        Args:
+            proposal: what was verified, a proposal or what ``Proposal.select`` left of one.
+            accepted: [num_nodes] bool, whether the node's token, and with it its path, was accepted.
+
+        Raises:
+            ValueError: sizes disagree, or the proposal is not one of this version of the index.
+        """
+        self._index.observe(
+            _integers("evidence", proposal.evidence, np.int64),
+            _integers("parents", proposal.parents, np.int32),
+            _integers("starts", proposal.starts, np.int64),
+            np.ascontiguousarray(accepted, dtype=np.bool_),
+        )
+
     def drop_sequence(self, group: int, sequence: int) -> None:
         """Forget a sequence's response. Nothing happens if there is none."""
         self._index.drop_sequence(group, sequence)
@@ -169,12 +266,21 @@ class SuffixIndex:
         """Forget a group with its prompt and responses. Nothing happens if it is not open."""
         self._index.drop_group(group)
 
+    def drop_version(self, version: int) -> None:
+        """Forget all groups that were opened with a version of the weights."""
+        self._index.drop_version(version)
+
     def clear(self) -> None:
-        """Forget everything and give the memory back."""
+        """Forget all groups."""
         self._index.clear()
 
+    def __contains__(self, group: int) -> bool:
+        """Whether the group is open; one may be closed by ``ttl_steps`` or by a limit."""
+        known: bool = self._index.has_group(group)
+        return known
+
     def length(self, group: int, sequence: int) -> int:
-        """Tokens stored of a response; 0 for an unknown sequence.
+        """Tokens of a response, evicted ones included; 0 for an unknown sequence.
 
         Raises:
             ValueError: the group is not open.
@@ -196,9 +302,15 @@ class SuffixIndex:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory held, in bytes; that of dropped groups is kept for later tokens until ``clear``."""
+        """Memory held, in bytes; that of dropped groups is kept for later tokens."""
         count: int = self._index.memory_bytes()
         return count
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was lost at limits: evicted_tokens, evicted_groups, expired_groups, refused_tokens, lost_heads."""
+        counted: dict[str, int] = self._index.counters()
+        return counted
 
 
 def _integers(field: str, values: ArrayLike, dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ def test_threads_append_and_propose() -> None:
     texts = [np.random.default_rng(n).integers(0, vocab_size, 40 * piece).astype(np.int32) for n in range(4)]
 
     def opened() -> SuffixIndex:
-        index = SuffixIndex(vocab_size=vocab_size, max_candidates=4096)
+        index = SuffixIndex(vocab_size=vocab_size, max_candidates=256, shared_bytes=0)
         index.open_group(0, [1, 2, 3])
         return index
 
@@ -35,6 +35,10 @@ def test_threads_append_and_propose() -> None:
 
     alone = opened()
     alone.append([0] * 4, range(4), [0] * 4, np.concatenate(texts), [40 * piece] * 4)
+    for i in (index, alone):
+        # Until everything is findable.
+        for _ in range(50):
+            i.propose([], [], [])
     a, b = (i.propose([0] * 4, range(4), [32] * 4) for i in (index, alone))
     assert a.tokens.size > 0
     assert a.tokens.tolist() == b.tokens.tolist()
@@ -42,10 +46,10 @@ def test_threads_append_and_propose() -> None:
 
 
 def test_the_gil_is_released() -> None:
-    """Another thread wakes up again and again during one long append; with the GIL held it could not."""
-    index = SuffixIndex(vocab_size=1000)
-    index.open_group(0, [])
-    tokens = np.random.default_rng(0).integers(0, 1000, 2_000_000).astype(np.int32)
+    """Another thread wakes up again and again during one long call; with the GIL held it could not."""
+    index = SuffixIndex(vocab_size=10)
+    index.open_group(0, np.random.default_rng(0).integers(0, 10, 1000).astype(np.int32))
+    requests = [np.full(50_000, value, dtype) for value, dtype in ((0, np.int64), (0, np.int64), (32, np.int32))]
     count = 0
     stop = threading.Event()
 
@@ -58,11 +62,11 @@ def test_the_gil_is_released() -> None:
     thread.start()
     try:
         before = count
-        index.append([0], [0], [0], tokens, [tokens.size])
+        index.propose(*requests)
         after = count
     finally:
         stop.set()
         thread.join()
-    # The append takes hundreds of milliseconds. With the GIL held, the thread can wake up at most
+    # The call takes hundreds of milliseconds. With the GIL held, the thread can wake up at most
     # once before and once after it.
     assert after - before >= 5
