@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -77,3 +77,19 @@ def pad_trees(roots: npt.NDArray[np.int32], proposal: ProposalArrays, width: int
     parents[rows, columns] = proposal.parents + 1
     depths[rows, columns] = proposal.depths
     return TreeBatch(tokens=tokens, parents=parents, depths=depths)
+
+
+def accepted_nodes(
+    trees: TreeBatch, proposal: ProposalArrays, nodes: npt.NDArray[np.integer[Any]]
+) -> npt.NDArray[np.bool_]:
+    """[num_nodes]: which nodes of the proposal were accepted.
+
+    trees: the proposal laid out by `pad_trees`. nodes: [bs, any] rows of the flattened trees on the accepted paths,
+    roots included, -1 for none.
+    """
+    bs, width = trees.tokens.shape
+    flags = np.zeros(bs * width + 1, dtype=np.bool_)
+    flags[nodes] = True  # -1 is the extra last element
+    inside = np.arange(width - 1) < np.diff(proposal.starts)[:, None]
+    accepted: npt.NDArray[np.bool_] = flags[:-1].reshape(bs, width)[:, 1:][inside]
+    return accepted
