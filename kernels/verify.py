@@ -1,119 +1,204 @@
-"""Triton verifier: one pass over the logits per row for greedy and pure temperature sampling, then the tree walk.
+"""The fused verifier: one read of the logits, the draws, the walk and the log-probabilities.
 
-Rows with top-k, top-p or min-p are drawn by the torch reference and handed to the same walk.
+Greedy and pure temperature sampling read the logits once and wait for nothing: two launches, or one a tree level and
+one. Top-k, top-p and min-p read a bounded candidate set once more. Where float32 arithmetic of another order could
+have drawn otherwise than SGLang (`exact`), and where the candidate set was too small, the row is drawn again by the
+reference; to know that, the host waits for the flags.
 Reference: `sglang_seer.verify`.
 """
 
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 
-from sglang_seer.verify import Accepted, SamplingRows, draw
+from sglang_seer.kernels.draw import scan_kernel
+from sglang_seer.kernels.filters import filtered_draw_kernel
+from sglang_seer.kernels.schedule import Schedule, choose_schedule, multiprocessors
+from sglang_seer.kernels.step import Needs, Scratch, Step
+from sglang_seer.kernels.top_logprobs import top_logprobs_kernel
+from sglang_seer.kernels.walk import finish_kernel
+from sglang_seer.verify import Accepted, DrawFlag, Logprobs, SamplingRows, check_inputs, draw, transform_logits
 
-_BLOCK = 1024
 _REFERENCE_ROWS = 64
+_NO_LOGPROBS = Logprobs()
 
 
-@triton.jit
-def _mix(state, block):
-    block = (block * 0xCC9E2D51) & 0xFFFFFFFF
-    block = ((block << 15) | (block >> 17)) & 0xFFFFFFFF
-    block = (block * 0x1B873593) & 0xFFFFFFFF
-    state = state ^ block
-    state = ((state << 13) | (state >> 19)) & 0xFFFFFFFF
-    return (state * 5 + 0xE6546B64) & 0xFFFFFFFF
+def _scan(step: Step, level: int, fresh: bool) -> None:
+    scratch, schedule = step.scratch, step.schedule
+    programs = step.draft_tokens.shape[0] if schedule.walk else step.num_rows
+    scan_kernel[(programs, schedule.splits)](
+        *step.transforms,
+        *step.law,
+        step.draft_tokens,
+        step.parents,
+        scratch.path,
+        scratch.scores,
+        scratch.winners,
+        scratch.stats,
+        scratch.maxima,
+        scratch.settled[0],
+        scratch.settled[1],
+        step.vocab,
+        step.num_rows,
+        step.width,
+        schedule.splits,
+        schedule.section // schedule.block,
+        level,
+        int(fresh),
+        WALK=schedule.walk,
+        HAS_FILTER=step.rows.any_filter,
+        ALL_GREEDY=step.rows.all_greedy,
+        ORIGINAL=step.want.original,
+        MAXIMA=step.want.top > 0,
+        WIDTH=step.padded_width,
+        SPLITS=step.padded_splits,
+        BLOCK=schedule.block,
+        AGAIN=schedule.again,
+        num_warps=schedule.warps,
+        **step.constants,
+    )
 
 
-@triton.jit
-def _murmur_hash32(seed, position, columns):
-    """MurmurHash3 (x86, 32 bit) over seed low, seed high, position, column; values in 64-bit registers."""
-    state = _mix(0, seed & 0xFFFFFFFF)
-    state = _mix(state, (seed >> 32) & 0xFFFFFFFF)
-    state = _mix(state, position & 0xFFFFFFFF)
-    state = _mix(state, columns)
-    state = state ^ 16
-    state = state ^ (state >> 16)
-    state = (state * 0x85EBCA6B) & 0xFFFFFFFF
-    state = state ^ (state >> 13)
-    state = (state * 0xC2B2AE35) & 0xFFFFFFFF
-    return state ^ (state >> 16)
+def _draw_filtered(step: Step, level: int) -> None:
+    scratch, schedule = step.scratch, step.schedule
+    programs = step.draft_tokens.shape[0] if schedule.walk else step.num_rows
+    filtered_draw_kernel[(programs,)](
+        *step.transforms,
+        *step.law,
+        scratch.path,
+        scratch.stats,
+        scratch.maxima,
+        scratch.groups,
+        scratch.candidates,
+        scratch.settled[0],
+        scratch.settled[1],
+        step.vocab,
+        step.num_rows,
+        step.width,
+        schedule.splits,
+        level,
+        WALK=schedule.walk,
+        SPLITS=step.padded_splits,
+        GROUPS=step.padded_groups,
+        CAPACITY=schedule.capacity,
+        TILE=schedule.tile,
+        STABLE=step.logits.is_cuda,
+        num_warps=8,
+        **step.constants,
+    )
 
 
-@triton.jit
-def _draw_kernel(
-    logits_ptr,  # [rows, vocab] float
-    logits_stride,
-    temperatures_ptr,  # [bs] float32
-    top_ks_ptr,  # [bs] int32, 1 means greedy
-    seeds_ptr,  # [bs] int64
-    positions_ptr,  # [rows] int64
-    drawn_ptr,  # [rows] int64, out
-    vocab,
-    width,
-    BLOCK: tl.constexpr,
-):
-    """One program a row: argmax of logit / temperature + Gumbel noise in float64 (of the logit alone if greedy)."""
-    row = tl.program_id(0).to(tl.int64)
-    request = row // width
-    temperature = tl.load(temperatures_ptr + request)
-    greedy = tl.load(top_ks_ptr + request) == 1
-    seed = tl.load(seeds_ptr + request)
-    position = tl.load(positions_ptr + row)
-    best = tl.full((), float("-inf"), tl.float64)
-    best_token = tl.full((), 0, tl.int64)
-    for start in range(0, vocab, BLOCK):
-        columns = start + tl.arange(0, BLOCK).to(tl.int64)
-        inside = columns < vocab
-        logits = tl.load(logits_ptr + row * logits_stride + columns, mask=inside, other=float("-inf")).to(tl.float32)
-        uniform = _murmur_hash32(seed, position, columns).to(tl.float64) / 4294967295.0
-        # Cap and floor as in SGLang: hash 2**32 - 1 and hash 0 must not give infinite noise.
-        log_uniform = tl.minimum(tl.log(tl.maximum(uniform, 5e-324)), -2.3283064365386963e-10)
-        log_uniform = tl.where(uniform == 0.0, -1.7976931348623157e308, log_uniform)
-        noise = -tl.log(-log_uniform)
-        score = tl.where(greedy, logits.to(tl.float64), tl.div_rn(logits, temperature).to(tl.float64) + noise)
-        score = tl.where(inside, score, float("-inf"))
-        block_best = tl.max(score, axis=0)
-        # The smallest column among equals, as argmax takes.
-        block_token = tl.min(tl.where(score == block_best, columns, vocab), axis=0)
-        better = block_best > best
-        best_token = tl.where(better, block_token, best_token)
-        best = tl.where(better, block_best, best)
-    tl.store(drawn_ptr + row, best_token)
+def _draw_rows(step: Step, fresh: bool) -> None:
+    for level in range(step.levels if step.schedule.walk else 1):
+        _scan(step, level, fresh)
+        if step.rows.any_filter:
+            _draw_filtered(step, level)
 
 
-@triton.jit
-def _walk_kernel(
-    draft_tokens_ptr,  # [bs, width] int32
-    parents_ptr,  # [bs, width] int32
-    drawn_ptr,  # [bs * width] int64
-    tokens_ptr,  # [bs, width] int32, out
-    nodes_ptr,  # [bs, width] int32, out
-    lengths_ptr,  # [bs] int32, out
-    width,
-    BLOCK: tl.constexpr,
-):
-    """One program a request: follow the child that carries the drawn token."""
-    request = tl.program_id(0)
-    base = request * width
-    lanes = tl.arange(0, BLOCK)
-    inside = lanes < width
-    tokens = tl.load(draft_tokens_ptr + base + lanes, mask=inside, other=-1).to(tl.int64)
-    parents = tl.load(parents_ptr + base + lanes, mask=inside, other=-1)
-    node = tl.full((), 0, tl.int32)
-    length = tl.full((), 0, tl.int32)
-    for depth in range(width):
-        walking = node >= 0
-        at = tl.maximum(node, 0)
-        token = tl.load(drawn_ptr + base + at)
-        tl.store(tokens_ptr + base + depth, tl.where(walking, token, 0).to(tl.int32))
-        tl.store(nodes_ptr + base + depth, tl.where(walking, base + at, -1))
-        length += walking.to(tl.int32)
-        is_child = inside & (parents == at) & (tokens == token)
-        child = tl.min(tl.where(is_child, lanes, BLOCK), axis=0)
-        node = tl.where(walking & (child < BLOCK), child, -1)
-    tl.store(lengths_ptr + request, length)
+def _finish(step: Step, accepted: Accepted) -> None:
+    scratch, want = step.scratch, step.want
+    finish_kernel[(step.draft_tokens.shape[0],)](
+        *step.transforms,
+        step.rows.temperatures,
+        step.rows.top_ks,
+        step.draft_tokens,
+        step.parents,
+        scratch.scores,
+        scratch.winners,
+        scratch.stats,
+        scratch.settled[0],
+        scratch.settled[1],
+        accepted.tokens,
+        accepted.nodes,
+        accepted.lengths,
+        accepted.flags,
+        accepted.logprobs if want.tempered else scratch.stats,
+        accepted.original_logprobs if want.original else scratch.stats,
+        scratch.normalizers,
+        step.vocab,
+        step.num_rows,
+        step.width,
+        step.schedule.splits,
+        ALL_GREEDY=step.rows.all_greedy,
+        TEMPERED=want.tempered,
+        ORIGINAL=want.original,
+        NORMALIZERS=0 if not want.top else 1 if want.top_tempered else 2,
+        WIDTH=step.padded_width,
+        SPLITS=step.padded_splits,
+        num_warps=1 if step.padded_width * step.padded_splits <= 128 else 4,
+        **step.constants,
+    )
+
+
+def _top_logprobs(step: Step, accepted: Accepted) -> None:
+    bs, width = step.draft_tokens.shape
+    top_logprobs_kernel[(bs, width)](
+        *step.transforms,
+        step.rows.temperatures,
+        accepted.nodes,
+        step.scratch.maxima,
+        step.scratch.normalizers,
+        accepted.top_tokens,
+        accepted.top_logprobs,
+        step.vocab,
+        step.num_rows,
+        width,
+        step.want.top,
+        UNSCALED=step.rows.all_greedy or not step.want.top_tempered,
+        GROUPS=step.padded_groups,
+        num_warps=8,
+        **step.constants,
+    )
+
+
+def _unsettled(accepted: Accepted, reasons: DrawFlag) -> torch.Tensor:
+    """Rows on the path to draw again; waits for the flags."""
+    assert accepted.flags is not None
+    open_slots = ((accepted.flags & int(reasons)) != 0) & ((accepted.flags & int(DrawFlag.SETTLED)) == 0)
+    return accepted.nodes[open_slots].long()
+
+
+def _settle(step: Step, picked: torch.Tensor) -> None:
+    """Draw rows again by the reference, a few at a time: it holds several float64 copies of them."""
+    by_row = step.rows.repeat(step.width)
+    for some in picked.split(_REFERENCE_ROWS):
+        logits = transform_logits(step.logits, step.bias, step.grammar_mask, some)
+        step.scratch.settled[0, some] = draw(logits, by_row.take(some), step.positions[some]).to(torch.int32)
+    step.scratch.settled[1, picked] = int(DrawFlag.SETTLED)
+
+
+def _redraw(step: Step, accepted: Accepted, reasons: DrawFlag) -> None:
+    """Settle rows of the path until none has a reason to be drawn again."""
+    picked = _unsettled(accepted, reasons)
+    if picked.numel() and step.schedule.walk:
+        # The walk may turn to rows that nothing has read yet.
+        unread = torch.ones(step.num_rows, dtype=torch.bool, device=picked.device)
+        unread[accepted.nodes[accepted.nodes >= 0].long()] = False
+        step.scratch.settled[0].masked_fill_(unread, -1)
+        step.scratch.settled[1].masked_fill_(unread, 0)
+    # Each round settles at least one more row.
+    while picked.numel():
+        _settle(step, picked)
+        if step.schedule.walk:
+            _draw_rows(step, fresh=False)
+        _finish(step, accepted)
+        picked = _unsettled(accepted, reasons)
+
+
+def _empty_result(bs: int, width: int, want: Logprobs, device: torch.device) -> Accepted:
+    def slots(dtype: torch.dtype, *more: int) -> torch.Tensor:
+        return torch.empty((bs, width, *more), dtype=dtype, device=device)
+
+    return Accepted(
+        tokens=slots(torch.int32),
+        nodes=slots(torch.int32),
+        lengths=torch.empty(bs, dtype=torch.int32, device=device),
+        logprobs=slots(torch.float32) if want.tempered else None,
+        original_logprobs=slots(torch.float32) if want.original else None,
+        top_tokens=slots(torch.int32, want.top) if want.top else None,
+        top_logprobs=slots(torch.float32, want.top) if want.top else None,
+        flags=slots(torch.int32),
+    )
 
 
 def verify_tree_triton(
@@ -122,42 +207,54 @@ def verify_tree_triton(
     parents: torch.Tensor,
     positions: torch.Tensor,
     rows: SamplingRows,
+    *,
+    bias: torch.Tensor | None = None,
+    grammar_mask: torch.Tensor | None = None,
+    want: Logprobs = _NO_LOGPROBS,
+    exact: bool = True,
+    levels: int | None = None,
+    schedule: Schedule | None = None,
 ) -> Accepted:
-    """Same contract as `sglang_seer.verify.verify_tree`."""
+    """Same contract as `sglang_seer.verify.verify_tree`, token for token; log-probabilities to float32 rounding.
+
+    exact: draw rows again whose outcome SGLang's float32 rounding could turn, some 3 in 10,000; the host waits for the
+    flags. Without it such a row keeps the outcome of the more precise arithmetic, and the host waits only in batches
+    with a filter. levels: nodes on the longest path of any tree, root included; the width if not given. schedule:
+    instead of the one chosen by shape.
+    """
+    check_inputs(logits, draft_tokens, parents, positions, rows, bias=bias, grammar_mask=grammar_mask)
     bs, width = draft_tokens.shape
-    if logits.shape[0] != bs * width:
-        raise ValueError(f"logits: got {logits.shape[0]} rows, wanted {bs} requests * {width} nodes = {bs * width}")
-    if logits.stride(1) != 1:
-        raise ValueError(f"logits: got column stride {logits.stride(1)}, wanted 1")
-    drawn = torch.empty(bs * width, dtype=torch.int64, device=logits.device)
-    _draw_kernel[(bs * width,)](
-        logits,
-        logits.stride(0),
-        rows.temperatures.contiguous(),
-        rows.top_ks.contiguous(),
-        rows.seeds.contiguous(),
-        positions.contiguous(),
-        drawn,
-        logits.shape[1],
-        width,
-        BLOCK=_BLOCK,
+    vocab, device = logits.shape[1], logits.device
+    if not 0 <= want.top <= vocab:
+        raise ValueError(f"top log-probabilities: got {want.top}, wanted 0 to {vocab}")
+    levels = width if levels is None else min(levels, width)
+    if schedule is None:
+        schedule = choose_schedule(bs, width, levels, vocab, logits.element_size(), multiprocessors(device))
+    needs = Needs(
+        schedule=schedule,
+        filters=rows.any_filter,
+        maxima=rows.any_filter or want.top > 0,
+        normalizers=want.top > 0,
     )
-    if rows.any_filter:
-        by_row = rows.repeat(width)
-        # The reference holds several float64 copies of its rows: a few at a time.
-        for picked in by_row.filtered(logits.shape[1]).nonzero().view(-1).split(_REFERENCE_ROWS):
-            drawn[picked] = draw(logits[picked], by_row.take(picked), positions[picked])
-    tokens = torch.empty((bs, width), dtype=torch.int32, device=logits.device)
-    nodes = torch.empty_like(tokens)
-    lengths = torch.empty(bs, dtype=torch.int32, device=logits.device)
-    _walk_kernel[(bs,)](
-        draft_tokens.contiguous(),
-        parents.contiguous(),
-        drawn.contiguous(),
-        tokens,
-        nodes,
-        lengths,
-        width,
-        BLOCK=triton.next_power_of_2(width),
+    step = Step(
+        logits=logits,
+        draft_tokens=draft_tokens.contiguous(),
+        parents=parents.contiguous(),
+        positions=positions.contiguous(),
+        rows=rows.contiguous(),
+        bias=bias,
+        grammar_mask=grammar_mask,
+        want=want,
+        schedule=schedule,
+        levels=levels,
+        scratch=Scratch.allocate(bs, width, vocab, device, needs),
     )
-    return Accepted(tokens=tokens, nodes=nodes, lengths=lengths)
+    accepted = _empty_result(bs, width, want, device)
+    _draw_rows(step, fresh=True)
+    _finish(step, accepted)
+    if rows.any_filter or (exact and not rows.all_greedy):
+        reasons = DrawFlag.INSUFFICIENT | (DrawFlag.NEAR_TIE | DrawFlag.BROKEN if exact else DrawFlag(0))
+        _redraw(step, accepted, reasons)
+    if want.top:
+        _top_logprobs(step, accepted)
+    return accepted

@@ -7,11 +7,30 @@ plain decoding, whatever was drafted.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from enum import IntFlag
 
 import torch
 
+from sglang_seer.verify.inputs import check_inputs, transform_logits
 from sglang_seer.verify.law import SamplingRows, draw
+from sglang_seer.verify.logprobs import Logprobs, emitted_logprobs
+
+_NO_LOGPROBS = Logprobs()
+
+
+class DrawFlag(IntFlag):
+    """What a kernel says about a draw; the reference says nothing.
+
+    NEAR_TIE: float32 rounding could have turned the outcome. INSUFFICIENT: a filter did not end inside the candidate
+    set. BROKEN: NaN, plus infinity, or nothing allowed: the row has no distribution. SETTLED: drawn by the reference.
+    """
+
+    NEAR_TIE = 1
+    INSUFFICIENT = 2
+    BROKEN = 4
+    SETTLED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +40,19 @@ class Accepted:
     tokens: [bs, width] int32, the emitted tokens of each request in order, bonus last; undefined behind `lengths`.
     nodes: [bs, width] int32, flat row (request * width + node) that each emitted token was drawn from; -1 behind.
     lengths: [bs] int32, number of emitted tokens, bonus included, at least 1.
+    logprobs, original_logprobs: [bs, width] float32, with and without temperature, 0 behind `lengths`; if wanted.
+    top_tokens, top_logprobs: [bs, width, top] int32 and float32, largest first, -1 and 0 behind; if wanted.
+    flags: [bs, width] int32 of `DrawFlag`, 0 behind; from the kernels only.
     """
 
     tokens: torch.Tensor
     nodes: torch.Tensor
     lengths: torch.Tensor
+    logprobs: torch.Tensor | None = None
+    original_logprobs: torch.Tensor | None = None
+    top_tokens: torch.Tensor | None = None
+    top_logprobs: torch.Tensor | None = None
+    flags: torch.Tensor | None = None
 
 
 def accept_path(draft_tokens: torch.Tensor, parents: torch.Tensor, drawn: torch.Tensor) -> Accepted:
@@ -63,13 +90,24 @@ def verify_tree(
     parents: torch.Tensor,
     positions: torch.Tensor,
     rows: SamplingRows,
+    *,
+    bias: torch.Tensor | None = None,
+    grammar_mask: torch.Tensor | None = None,
+    want: Logprobs = _NO_LOGPROBS,
 ) -> Accepted:
     """Verify one tree a request.
 
-    logits: [bs * width, vocab], row-major by request. positions: [bs * width] int64. rows: one entry a request.
+    logits: [bs * width, vocab] float32, bfloat16 or float16, row-major by request; never changed. draft_tokens,
+    parents: [bs, width]. positions: [bs * width] int, absolute position of each node. rows: one entry a request.
+    bias: [bs * width, vocab] or [bs, vocab], added in float32. grammar_mask: [bs * width, ceil(vocab / 32)] int32.
+    Raises ValueError with all reasons for shapes, types, devices or strides that do not fit.
     """
+    check_inputs(logits, draft_tokens, parents, positions, rows, bias=bias, grammar_mask=grammar_mask)
     bs, width = draft_tokens.shape
-    if logits.shape[0] != bs * width:
-        raise ValueError(f"logits: got {logits.shape[0]} rows, wanted {bs} requests * {width} nodes = {bs * width}")
+    logits = transform_logits(logits, bias, grammar_mask)
     drawn = draw(logits, rows.repeat(width), positions)
-    return accept_path(draft_tokens, parents, drawn.view(bs, width))
+    accepted = accept_path(draft_tokens, parents, drawn.view(bs, width))
+    if want == _NO_LOGPROBS:
+        return accepted
+    fields = emitted_logprobs(logits, accepted.nodes, accepted.tokens, rows, want)
+    return dataclasses.replace(accepted, **fields)
