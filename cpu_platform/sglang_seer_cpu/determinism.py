@@ -1,15 +1,19 @@
 """Equal bits for equal tokens: what replaces SGLang's batch-invariant kernels.
 
 On a CPU three things could make a row's result depend on the other rows. Matrix
-products: MKL picks another kernel for few rows, unless it runs in its strict
-reproducible mode (``MKL_CBWR``, see environment.py). Attention: summed in float64,
-see attention.py. Row-wise operators: already the same for every row.
+products: MKL picks another kernel for few rows; its strict reproducible mode
+(``MKL_CBWR``, see environment.py) prevents that on some processors, and products of
+fewer than four rows are padded on the others. Attention: summed in float64, see
+attention.py. Row-wise operators: already the same for every row.
 So the deterministic mode costs nothing here and is always on; the flag
 ``--enable-deterministic-inference`` adds what SGLang does with it, seeded sampling.
 """
 
+import functools
 import logging
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -20,6 +24,7 @@ from sglang_seer_cpu.lines import sglang_line
 logger = logging.getLogger(__name__)
 
 _ROWS_TO_TRY = (1, 2, 3, 5, 8, 13)
+_FEWEST_ROWS = 4
 
 
 def install() -> None:
@@ -39,14 +44,32 @@ def products_depend_on_batch(hidden: int = 96, outputs: int = 200) -> bool:
     return any(not torch.equal(torch.nn.functional.linear(rows[:n], weight), whole[:n]) for n in _ROWS_TO_TRY)
 
 
-def warn_if_not_exact() -> None:
-    """Say so when this machine's library ignores the reproducible mode."""
+def make_products_exact() -> None:
+    """Pad small products where this machine's library needs it; say so if that does not help either."""
+    if not products_depend_on_batch():
+        return
+    torch.nn.functional.linear = _with_padded_rows(torch.nn.functional.linear)
+    torch.matmul = _with_padded_rows(torch.matmul)
     if products_depend_on_batch():
         logger.warning(
-            "matrix products on this CPU depend on the batch size in their last bits: "
-            "MKL_CBWR is not in effect. Sampled tokens may differ between runs with "
-            "different batches."
+            "matrix products on this CPU depend on the batch size in their last bits, "
+            "even with padded rows. Sampled tokens may differ between runs with different "
+            "batches."
         )
+
+
+def _with_padded_rows(product: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The product of a matrix with a weight, computed with four rows at least."""
+
+    @functools.wraps(product)
+    def padded(rows: torch.Tensor, weight: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        missing = _FEWEST_ROWS - rows.shape[0] if rows.dim() == 2 == weight.dim() else 0
+        if missing <= 0 or missing == _FEWEST_ROWS or rows.dtype == torch.float64:
+            return product(rows, weight, *arguments, **keywords)
+        more = torch.nn.functional.pad(rows, (0, 0, 0, missing))
+        return product(more, weight, *arguments, **keywords)[: rows.shape[0]]
+
+    return padded
 
 
 def _no_cuda_batch_invariance(module: ModuleType) -> None:
