@@ -24,14 +24,22 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     draft_nodes: most draft tokens verified for a request in one step, 1 to 63.
     draft_depth: longest path of a draft tree, 1 to 63.
     starvation_limit: a request goes first once this many others were admitted while it waited.
+    draft_memory: after a weight update, let responses of the weights before serve as drafts for the same prompts.
+    step_time_profile: JSON file of step times to start from; they are learnt while serving anyway.
     index_max_tokens: responses and prompts kept as draft source, in tokens, over all groups.
+    index_max_bytes: memory of that text and its index.
+    index_ttl_steps: a group is dropped when it was not drafted for in so many decode steps; 0 keeps it.
     """
 
     speculation: bool = True
     draft_nodes: int = 8
     draft_depth: int = 16
     starvation_limit: int = 4096
+    draft_memory: bool = False
+    step_time_profile: str | None = None
     index_max_tokens: int = 50_000_000
+    index_max_bytes: int = 2 << 30
+    index_ttl_steps: int = 0
 
     def __post_init__(self) -> None:
         bounds = {
@@ -39,6 +47,8 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             "draft_depth": (1, 63),
             "starvation_limit": (1, 1_000_000_000),
             "index_max_tokens": (1024, 10_000_000_000),
+            "index_max_bytes": (32 << 20, 64 << 30),
+            "index_ttl_steps": (0, 1_000_000_000),
         }
         wrong = [
             f"{name} = {value}, wanted {low} to {high}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ class Status:
     """Mutable, one per process.
 
     parts: active parts of Seer by name. calls: how often each hook ran. counters: what happened since the start.
+    sources: parts that report on themselves when the status is read.
     """
 
     mode: str = "off"
@@ -26,6 +28,7 @@ class Status:
     reasons: list[str] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types only, for JSON and msgpack."""
@@ -42,6 +45,7 @@ class Status:
             ),
             "calls": dict(self.calls),
             "counters": dict(self.counters),
+            **{name: report() for name, report in self.sources.items()},
         }
 
     def first(self, counter: str, message: str, *args: object) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,34 +25,42 @@ def pending_tokens(seq_len: int, input_tokens: int, output_tokens: int, last_run
 
 
 class DraftSource:
-    """Keeps the index in step with the requests; the groups untouched for longest are dropped at the token limit."""
+    """Keeps the index in step with the requests, and learns from what became of its drafts."""
 
-    def __init__(self, states: RequestStates, *, vocab_size: int, max_tokens: int, depth: int, chain: bool) -> None:
+    def __init__(self, states: RequestStates, index: SuffixIndex, *, vocab_size: int, memory: bool = False) -> None:
+        """Draft for the requests of one engine.
+
+        vocab_size: of the index. memory: after a flush, the responses of the weights before serve as those of
+        siblings of the same prompt.
+        """
         self.states = states
         self._vocab_size = vocab_size
-        self._max_tokens = max_tokens
-        self._depth = depth
-        self._chain = chain
-        self._index = SuffixIndex(vocab_size=vocab_size)
-        self._groups: OrderedDict[int, int] = OrderedDict()  # open groups and their epochs
+        self._index = index
+        self._memory = memory
+        self._version = 0
         self._opened = 0
+        self._open: dict[int, int] = {}  # group of the requests -> group of the index, for this version
+        self._of_prompt: dict[int, int] = {}  # prompt -> group of the index, for this version
+        self._remembered: dict[int, int] = {}  # the same for the version before
+        self._closed = 0  # groups that the index has closed by itself
 
     def append(self, requests: Sequence[Any], pending: Sequence[Sequence[int]]) -> None:
         """Append what the requests have generated since the last call.
 
         pending: tokens of each request that were sampled but are not in its `output_ids` yet (overlap scheduling).
         """
+        self._forget_closed()
         groups, sequences, offsets, lengths = [], [], [], []
         pieces: list[npt.NDArray[np.int32]] = []
         for request, extra in zip(requests, pending, strict=True):
             state = self.states.of(request)
             if state.identity is None:
                 continue
-            self._open(request, state)
+            self._enter(request, state)
             piece = self._new_tokens(request, state, extra)
             if not len(piece):
                 continue
-            groups.append(state.index_group)
+            groups.append(state.index_id)
             sequences.append(state.index_sequence)
             offsets.append(state.sequence_tokens)
             lengths.append(len(piece))
@@ -60,50 +68,80 @@ class DraftSource:
             state.sequence_tokens += len(piece)
         if pieces:
             self._index.append(groups, sequences, offsets, np.concatenate(pieces), lengths)
-            self._trim()
 
-    def propose(self, requests: Sequence[Any], budgets: npt.NDArray[np.int32]) -> Proposal:
+    def propose(self, requests: Sequence[Any], budgets: npt.NDArray[np.int32], depth: int, *, chain: bool) -> Proposal:
         """One tree a request, at most `budgets[i]` nodes; requests without a group get none."""
         states = [self.states.of(request) for request in requests]
-        known = [i for i, state in enumerate(states) if state.index_group in self._groups]
+        known = [i for i, state in enumerate(states) if self._open.get(state.index_group) == state.index_id]
         proposal = self._index.propose(
-            [states[i].index_group for i in known],
+            [states[i].index_id for i in known],
             [states[i].index_sequence for i in known],
             budgets[known],
-            self._depth,
-            chain=self._chain,
+            depth,
+            chain=chain,
         )
         if len(known) == len(states):
             return proposal
         counts = np.zeros(len(states), dtype=np.int64)
         counts[known] = np.diff(proposal.starts)
         starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
-        return Proposal(proposal.tokens, proposal.parents, proposal.probabilities, proposal.depths, starts)
+        return replace(proposal, starts=starts)
+
+    def observe(self, proposal: Proposal, accepted: npt.NDArray[np.bool_]) -> None:
+        """Learn from a verified proposal; accepted: [num_nodes]."""
+        self._index.observe(proposal, accepted)
+
+    def drop(self, request: Any) -> None:
+        """Forget the response of an aborted request."""
+        state = self.states.of(request)
+        if self._open.get(state.index_group) == state.index_id:
+            self._index.drop_sequence(state.index_id, state.index_sequence)
+            state.index_id = 0
 
     def clear(self) -> None:
-        """Forget everything: the weights changed."""
-        self._index.clear()
-        self._groups.clear()
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens kept as draft source."""
-        return self._index.num_tokens
-
-    def _open(self, request: Any, state: RequestState) -> None:
-        """Make sure the request's group is open; a request that knew it before it was dropped starts anew."""
-        group = state.index_group
-        if group in self._groups:
-            self._groups.move_to_end(group)
+        """The weights changed: forget everything, or all but the last version's responses."""
+        if self._memory:
+            self._index.drop_version(self._version - 1)
+            self._remembered = self._of_prompt
         else:
+            self._index.clear()
+        self._version += 1
+        self._open = {}
+        self._of_prompt = {}
+
+    def status(self) -> dict[str, int]:
+        """Size of the index and what it lost at its limits."""
+        return {
+            "groups": self._index.num_groups,
+            "tokens": self._index.num_tokens,
+            "bytes": self._index.memory_bytes,
+            **self._index.counters,
+        }
+
+    def _enter(self, request: Any, state: RequestState) -> None:
+        """Make sure the request's group is open; a request that knew it before it was closed starts anew."""
+        group = state.index_group
+        if group not in self._open:
             assert state.identity is not None
-            self._index.open_group(
-                group, self._token_ids(request.origin_input_ids_unpadded[: state.identity.prompt_tokens])
-            )
             self._opened += 1
-            self._groups[group] = self._opened
-        if state.index_epoch != self._groups[group]:
-            state.index_epoch, state.sequence_tokens = self._groups[group], 0
+            self._index.open_group(
+                self._opened,
+                self._token_ids(request.origin_input_ids_unpadded[: state.identity.prompt_tokens]),
+                version=self._version,
+                memory=self._remembered.get(state.prompt),
+            )
+            self._open[group] = self._opened
+            if self._memory:
+                self._of_prompt[state.prompt] = self._opened
+        if state.index_id != self._open[group]:
+            state.index_id, state.sequence_tokens = self._open[group], 0
+
+    def _forget_closed(self) -> None:
+        counters = self._index.counters
+        closed = counters["evicted_groups"] + counters["expired_groups"]
+        if closed != self._closed:
+            self._closed = closed
+            self._open = {group: opened for group, opened in self._open.items() if opened in self._index}
 
     def _token_ids(self, tokens: Sequence[int]) -> npt.NDArray[np.int32]:
         # Image placeholders of multimodal prompts are no token ids; clipped, they match nothing useful.
@@ -124,8 +162,3 @@ class DraftSource:
             known = earlier + generated
         tokens += extra[known - earlier - generated :]
         return self._token_ids(tokens)
-
-    def _trim(self) -> None:
-        while self._index.num_tokens > self._max_tokens and len(self._groups) > 1:
-            group, _ = self._groups.popitem(last=False)
-            self._index.drop_group(group)

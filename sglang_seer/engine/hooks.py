@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from sglang_seer.config import SeerConfig, mode_from_environment, parse_config
 from sglang_seer.context import GroupTable
+from sglang_seer.draft.budget import tail_priorities
 from sglang_seer.engine.launch import ALGORITHM, POLICY, STOCK_POLICY, config_of
 from sglang_seer.engine.policy import SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
@@ -125,12 +129,27 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
         if request.finished_reason.to_json()["type"] == "abort":
             _state.groups.member_lost()
             STATUS.counters["aborted"] += 1
+            if drafts is not None:
+                drafts.drop(request)
             continue
         earlier = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens
         _state.groups.finish(state.identity.group, earlier + len(request.output_ids))
         STATUS.counters["finished"] += 1
         if drafts is not None:
             drafts.append([request], [()])
+
+
+def draft_priorities(requests: Sequence[Any]) -> npt.NDArray[np.float64]:
+    """[batch]: worth of a token of each request, from what the lengths of finished siblings say about the rest."""
+    remaining = np.full(len(requests), np.nan)
+    if _state is not None:
+        longest = _state.groups.longest_tokens
+        for i, request in enumerate(requests):
+            identity = _state.states.of(request).identity
+            if identity is not None and identity.group in longest:
+                done = len(request.origin_input_ids) - identity.prompt_tokens + len(request.output_ids)
+                remaining[i] = max(longest[identity.group] - done, 0)
+    return tail_priorities(remaining)
 
 
 def flush_cache(success: bool, *_arguments: Any, **_keywords: Any) -> bool:

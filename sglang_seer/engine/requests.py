@@ -19,18 +19,20 @@ _ATTRIBUTE = "_seer_state"
 class RequestState:
     """identity: None for requests that generate nothing, which Seer leaves alone.
 
-    index_group, index_sequence: keys of the suffix index. seed: of an unseeded request. arrival: order in which this
-    scheduler saw its requests. sequence_tokens: response tokens handed to the index since its
-    group was opened for the `index_epoch`-th time. finished: its end was learnt.
+    index_group: of requests that draft from each other. prompt: the same for equal prompts of any group.
+    index_sequence: key of the response in the suffix index. seed: of an unseeded request. arrival: order in which this
+    scheduler saw its requests. index_id: the index's group that it was last appended to, 0 for none. sequence_tokens:
+    response tokens handed to that group. finished: its end was learnt.
     """
 
     identity: Identity | None
     arrival: int
     index_group: int
+    prompt: int
     index_sequence: int
     seed: int
+    index_id: int = 0
     sequence_tokens: int = 0
-    index_epoch: int = 0
     finished: bool = False
 
 
@@ -58,16 +60,18 @@ class RequestStates:
         except ValueError as error:
             STATUS.first("malformed_hints", "request %s: %s; grouping it by its prompt", request.rid, error)
             identity = identify(None, prompt, parameters.max_new_tokens)
-        index_group = 0
+        index_group = prompt_key = 0
         if identity is not None:
             # The prompt is part of the key: an id that a caller uses for two prompts must not mix them.
             prompt_bytes = array("q", prompt[: identity.prompt_tokens]).tobytes()
             digest = hashlib.blake2b(prompt_bytes, digest_size=16).hexdigest()
             index_group = request_key(f"{identity.group}/{digest}")
+            prompt_key = request_key(digest)
         return RequestState(
             identity=identity,
             arrival=self._arrivals,
             index_group=index_group,
+            prompt=prompt_key,
             index_sequence=self._arrivals,
             seed=request_key(f"{self._random_seed}/{self._arrivals}/{request.rid}"),
         )

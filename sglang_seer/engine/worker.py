@@ -22,13 +22,17 @@ from sglang.srt.speculative.spec_utils import move_accept_tokens_to_target_kvcac
 from sglang.srt.utils.async_probe import sanitize_nan_logits
 
 from sglang_seer.config import SeerConfig
-from sglang_seer.draft.trees import TreeBatch, pad_trees
+from sglang_seer.draft import Proposal, SuffixIndex
+from sglang_seer.draft.step_time import StepTimes
+from sglang_seer.draft.trees import TreeBatch, accepted_nodes, pad_trees
 from sglang_seer.engine import hooks
 from sglang_seer.engine.algorithm import TREE_BACKENDS
 from sglang_seer.engine.drafts import DraftSource, pending_tokens
 from sglang_seer.engine.kernels import choose_verifier
 from sglang_seer.engine.launch import config_of
 from sglang_seer.engine.logits import apply_root_transforms, takes_plain_path
+from sglang_seer.engine.pacing import Pacer, draft_widths
+from sglang_seer.engine.ranks import drafts_here, share_trees
 from sglang_seer.status import STATUS
 from sglang_seer.verify import Accepted, SamplingRows
 
@@ -40,7 +44,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
 
     def __init__(self, server_args: Any, gpu_id: int, nccl_port: int, target_worker: Any) -> None:
         super().__init__()
-        config = config_of(server_args) or SeerConfig()
+        self.config = config_of(server_args) or SeerConfig()
         self._target_worker = target_worker
         self.server_args = server_args
         self.model_runner = target_worker.model_runner
@@ -48,13 +52,11 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         self.enable_overlap = not get_schedule().disable_overlap_schedule
         self.speculative_num_draft_tokens: int = get_spec().speculative_num_draft_tokens
         self.states = hooks.request_states(server_args.random_seed)
-        self.drafts = DraftSource(
-            self.states,
-            vocab_size=self.model_runner.model_config.vocab_size,
-            max_tokens=config.index_max_tokens,
-            depth=config.draft_depth,
-            chain=get_spec().speculative_eagle_topk == 1,
-        )
+        self.drafts: DraftSource | None = None
+        if drafts_here():
+            self.drafts = self._draft_source()
+            STATUS.sources["drafts"] = self.drafts.status
+        self._unlearnt: tuple[Proposal, TreeBatch, torch.Tensor] | None = None
         if mambaish_config(self.model_runner.model_config) is not None:
             raise ValueError(
                 "sglang-seer refuses to start: models with a recurrent state (mamba, linear attention) are not proven "
@@ -62,18 +64,35 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
             )
         self._verify = choose_verifier(torch.device(self.device).type)
 
-    @cached_property
-    def _fixed_width(self) -> bool:
-        """Whether every step must have the full width: a step is only as wide as its widest tree otherwise.
+    def _draft_source(self) -> DraftSource:
+        vocab_size = self.model_runner.model_config.vocab_size
+        index = SuffixIndex(
+            vocab_size=vocab_size,
+            max_tokens=self.config.index_max_tokens,
+            max_bytes=self.config.index_max_bytes,
+            ttl_steps=self.config.index_ttl_steps,
+        )
+        return DraftSource(self.states, index, vocab_size=vocab_size, memory=self.config.draft_memory)
 
-        A captured graph has one width; some attention backends take the width from the server's arguments; ranks must
-        agree on shapes even if their first tokens differed.
+    @cached_property
+    def _pacer(self) -> Pacer:
+        """Made at the first decode step, when it is known whether graphs were captured."""
+        profile = self.config.step_time_profile
+        times = StepTimes() if profile is None else StepTimes.load(profile)
+        widths = draft_widths(self.speculative_num_draft_tokens - 1)
+        pacer = Pacer(times, widths, fixed_width=self._fixed_width)
+        STATUS.sources["budget"] = pacer.status
+        return pacer
+
+    @property
+    def _fixed_width(self) -> bool:
+        """Whether every step must have the full width.
+
+        A captured graph has one width, and some attention backends take the width from the server's arguments.
         """
         backend = self.server_args.attention_backend
-        return (
-            self.model_runner.decode_cuda_graph_runner is not None
-            or get_parallel().tp_size > 1
-            or (torch.device(self.device).type != "cpu" and backend not in TREE_BACKENDS)
+        return self.model_runner.decode_cuda_graph_runner is not None or (
+            torch.device(self.device).type != "cpu" and backend not in TREE_BACKENDS
         )
 
     def add_external_corpus(self, corpus_id: str, token_chunks: list[list[int]]) -> int:
@@ -94,7 +113,8 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
 
     def clear_cache_pool(self) -> None:
         """SGLang flushes its caches, as after a weight update: old text is no longer a draft source."""
-        self.drafts.clear()
+        if self.drafts is not None:
+            self.drafts.clear()
 
     def forward_batch_generation(
         self, batch: Any, on_publish: Any = None, pp_proxy_tensors: Any = None
@@ -105,7 +125,11 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         if not batch.forward_mode.is_decode():
             return self._prefill(batch, on_publish, pp_proxy_tensors)
         plain = [takes_plain_path(request) for request in batch.reqs]
-        trees = self._draft(batch, plain)
+        trees = share_trees(
+            self._draft(batch, plain) if self.drafts is not None else None,
+            len(batch.reqs),
+            self.speculative_num_draft_tokens,
+        )
         positions = self._set_verify_input(batch, trees)
         target = self._target_worker.forward_batch_generation(batch, pp_proxy_tensors=pp_proxy_tensors, is_verify=True)
         logits_output = target.logits_output
@@ -122,6 +146,8 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
                 self._sampling_rows(batch),
             )
         )
+        if self._unlearnt is not None:
+            self._unlearnt = (*self._unlearnt[:2], accepted.nodes.to("cpu", non_blocking=True))
         new_seq_lens = batch.seq_lens + accepted.lengths
         move_accept_tokens_to_target_kvcache(
             batch, accepted.nodes, accepted.lengths - 1, self.token_to_kv_pool_allocator
@@ -143,6 +169,8 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         )
 
     def _prefill(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> GenerationBatchResult:
+        if self.drafts is not None:
+            self._pacer.interrupt()
         target = self._target_worker.forward_batch_generation(batch, pp_proxy_tensors=pp_proxy_tensors)
         new_seq_lens = batch.seq_lens.clone()
         if on_publish is not None:
@@ -165,20 +193,35 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         )
 
     def _draft(self, batch: Any, plain: Sequence[bool]) -> TreeBatch:
+        assert self.drafts is not None
         requests = batch.reqs
         pending = self._pending_tokens(batch)
+        self._learn()
+        most = self._pacer.begin(len(requests))
         self.drafts.append(requests, pending)
         budgets = np.zeros(len(requests), dtype=np.int32)
         roots = np.zeros(len(requests), dtype=np.int32)
-        most = self.speculative_num_draft_tokens - 1
         for i, (request, extra) in enumerate(zip(requests, pending, strict=True)):
             roots[i] = extra[-1] if extra else request.output_ids[-1]
             if not plain[i]:
                 # The bonus token takes one place of what is left.
                 left = request.sampling_params.max_new_tokens - len(request.output_ids) - len(extra) - 1
                 budgets[i] = min(max(left, 0), most)
-        proposal = self.drafts.propose(requests, budgets)
-        return pad_trees(roots, proposal, most + 1 if self._fixed_width else None)
+        chain = get_spec().speculative_eagle_topk == 1
+        proposal = self.drafts.propose(requests, budgets, self.config.draft_depth, chain=chain)
+        context = int(batch.seq_lens_cpu.sum())
+        proposal, width = self._pacer.choose(proposal, context, hooks.draft_priorities(requests))
+        trees = pad_trees(roots, proposal, 1 + width if self._fixed_width else None)
+        self._unlearnt = (proposal, trees, torch.empty(0))
+        return trees
+
+    def _learn(self) -> None:
+        """Tell the index what became of the last step's drafts; the device has been waited for by now."""
+        if self._unlearnt is None or self.drafts is None:
+            return
+        proposal, trees, nodes = self._unlearnt
+        self._unlearnt = None
+        self.drafts.observe(proposal, accepted_nodes(trees, proposal, nodes.numpy()))
 
     def _pending_tokens(self, batch: Any) -> list[Sequence[int]]:
         if not self.enable_overlap:

@@ -37,10 +37,15 @@ COMMON_FLAGS = (
     # Several servers share two cores.
     "--sleep-on-idle",
 )
+# Two ranks on two cores, joined by gloo.
+TWO_RANKS = ("--tp-size", "2", "--disable-custom-all-reduce")
+RANK_CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
 SIDES = {
     "stock": (("--disable-overlap-schedule",), {"SGLANG_SEER": "off"}),
     "seer": (("--scheduler-policy", "seer"), {}),
     "seer-page16": (("--scheduler-policy", "seer", "--page-size", "16", "--disable-overlap-schedule"), {}),
+    "stock-tp2": ((*TWO_RANKS, "--disable-overlap-schedule"), {"SGLANG_SEER": "off", **RANK_CORES}),
+    "seer-tp2": ((*TWO_RANKS, "--scheduler-policy", "seer"), RANK_CORES),
     "mutant": (("--scheduler-policy", "seer"), {}),
 }
 # Draws a node's token with the noise of the next position: a verifier that is wrong in the least visible way.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sglang_seer.draft import Proposal, SuffixIndex
 from sglang_seer.engine.drafts import DraftSource, pending_tokens
 from sglang_seer.engine.requests import RequestStates
 
@@ -25,14 +26,20 @@ def request(number: int, prompt: list[int], output: list[int]) -> Any:
     )
 
 
+def source(*, memory: bool = False, **limits: int) -> DraftSource:
+    """A draft source whose groups draft from their own text only."""
+    index = SuffixIndex(vocab_size=VOCAB, shared_bytes=0, **limits)
+    return DraftSource(RequestStates(0), index, vocab_size=VOCAB, memory=memory)
+
+
 @pytest.fixture
 def drafts() -> DraftSource:
-    return DraftSource(RequestStates(0), vocab_size=VOCAB, max_tokens=10_000, depth=8, chain=False)
+    return source()
 
 
 def drafted(drafts: DraftSource, *requests: Any) -> list[int]:
     """Tokens drafted for the last of the requests."""
-    proposal = drafts.propose(requests, np.full(len(requests), 8, dtype=np.int32))
+    proposal = drafts.propose(requests, np.full(len(requests), 8, dtype=np.int32), 8, chain=False)
     return proposal.tokens[proposal.starts[-2] :].tolist()
 
 
@@ -54,15 +61,66 @@ def test_after_a_flush_a_running_request_starts_anew_even_if_a_sibling_came_firs
     assert drafted(drafts, new)[:4] == [8, 9, 5, 6]
 
 
-def test_a_dropped_group_comes_back(drafts: DraftSource) -> None:
-    small = DraftSource(drafts.states, vocab_size=VOCAB, max_tokens=12, depth=8, chain=False)
-    first = request(1, [1, 2], [7, 8, 9])
-    small.append([first], [()])
-    small.append([request(2, [3, 4], list(range(10)))], [()])
-    assert small.num_tokens == 12  # the first group went
+def test_a_group_that_expired_comes_back_with_all_its_tokens() -> None:
+    drafts = source(ttl_steps=2)
+    first, other = request(1, [1, 2], [7, 8, 9]), request(2, [3, 4], [5])
+    drafts.append([first], [()])
+    for _ in range(4):
+        drafts.append([other], [()])
+        drafted(drafts, other)
+    assert drafts.status()["expired_groups"] == 1
+    assert drafted(drafts, other, first) == []
     first.output_ids.append(10)
-    small.append([first], [()])
-    assert small.num_tokens == 6
+    drafts.append([first], [()])
+    assert drafted(drafts, request(3, [1, 2], [])) == []  # not appended: no group
+    young = request(4, [1, 2], [7])
+    drafts.append([young], [()])
+    assert drafted(drafts, young)[:3] == [8, 9, 10]
+
+
+def test_memory_keeps_the_last_version_and_no_older_one() -> None:
+    drafts = source(memory=True)
+    drafts.append([request(1, [1, 2], [7, 8, 9])], [()])
+    drafts.clear()
+    second = request(2, [1, 2], [7])
+    drafts.append([second], [()])
+    assert drafted(drafts, second)[:2] == [8, 9]
+    drafts.clear()
+    drafts.append([second], [()])
+    drafts.clear()
+    third = request(3, [1, 2], [7])
+    drafts.append([third], [()])
+    assert drafted(drafts, third) == []
+
+
+def test_without_memory_a_flush_forgets_all(drafts: DraftSource) -> None:
+    drafts.append([request(1, [1, 2], [7, 8, 9])], [()])
+    drafts.clear()
+    second = request(2, [1, 2], [7])
+    drafts.append([second], [()])
+    assert drafted(drafts, second) == []
+
+
+def test_the_text_of_an_aborted_request_goes(drafts: DraftSource) -> None:
+    gone, young = request(1, [1, 2], [7, 8, 9, 10]), request(2, [1, 2], [7])
+    drafts.append([gone, young], [(), ()])
+    drafts.drop(gone)
+    assert drafted(drafts, young) == []
+
+
+def test_probabilities_learn_what_became_of_drafts(drafts: DraftSource) -> None:
+    done, young = request(1, [1, 2], [7, 8, 9, 10]), request(2, [1, 2], [7])
+    drafts.append([done, young], [(), ()])
+
+    def draft() -> Proposal:
+        return drafts.propose([young], np.array([4], dtype=np.int32), 4, chain=False)
+
+    before = draft()
+    for _ in range(200):
+        drafts.observe(before, np.zeros(len(before.tokens), dtype=np.bool_))
+    after = draft()
+    assert after.tokens[0] == before.tokens[0]
+    assert after.probabilities[0] < before.probabilities[0] / 2
 
 
 def test_what_earlier_chunks_generated_belongs_to_the_response(drafts: DraftSource) -> None:
@@ -76,7 +134,7 @@ def test_what_earlier_chunks_generated_belongs_to_the_response(drafts: DraftSour
 def test_ids_outside_the_vocabulary_do_no_harm(drafts: DraftSource) -> None:
     hostile = request(1, [1, -5, 10**9], [3])
     drafts.append([hostile], [(VOCAB + 7, -1)])
-    drafts.propose([hostile], np.array([8], dtype=np.int32))
+    drafts.propose([hostile], np.array([8], dtype=np.int32), 8, chain=False)
 
 
 def test_requests_that_generate_nothing_get_nothing(drafts: DraftSource) -> None:

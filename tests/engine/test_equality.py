@@ -124,7 +124,8 @@ def test_prefix_cache_hits(stock: Engine, seer: Engine, prompts: list[list[int]]
 
 
 def test_retraction_under_memory_pressure(stock: Engine, seer: Engine, prompts: list[list[int]]) -> None:
-    asked = bodies(prompts[-3:], samples=4, limit=600)
+    # Every sample runs to its limit: twelve of them do not fit, whatever the order.
+    asked = bodies(prompts[-3:], samples=4, limit=400, ignore_eos=True)
     wanted, seen = stock.generate_all(asked), seer.generate_all(asked)
     assert tokens_of(seen) == tokens_of(wanted)
     for answers in (wanted, seen):
@@ -168,13 +169,16 @@ def test_siblings_of_a_finished_sample_need_fewer_steps(seer: Engine, prompts: l
 
 
 def test_without_siblings_nothing_is_gained(seer: Engine, prompts: list[list[int]]) -> None:
-    """Negative control of the test above: after a flush the sample needs as many steps as before."""
+    """Negative control of the test above: after a flush the sample needs about as many steps as before.
+
+    About: the width of each step follows measured times.
+    """
     (asked,) = bodies(prompts[-3:-2], samples=1, limit=300)
     counts = []
     for _ in range(2):
         seer.assert_idle_and_clean()
         counts.append(seer.generate(asked)["meta_info"]["spec_verify_ct"])
-    assert counts[0] == counts[1]
+    assert counts[1] == pytest.approx(counts[0], rel=0.15)
 
 
 def test_a_verifier_with_the_wrong_noise_is_caught(
