@@ -103,7 +103,8 @@ inline Evidence::Evidence(int match_class, int votes, float share, Token token, 
   const int share_class = kShareClassOf[static_cast<std::size_t>(share * kShareSteps)];
   const std::int64_t cell = (match_class * kVoteClasses + vote_class) * kShareClasses + share_class;
   const auto bucket = [](Token t) {
-    return static_cast<std::int64_t>(static_cast<std::uint32_t>(t) * 0x9e3779b1U >> 20) % static_cast<std::int64_t>(kNumBuckets);
+    static_assert(kNumBuckets == 1 << 12, "the hash keeps its first 12 bits");
+    return static_cast<std::int64_t>(static_cast<std::uint32_t>(t) * 0x9e3779b1U >> 20);
   };
   packed_ = cell << 48 | static_cast<std::int64_t>(share * static_cast<float>(kOne)) << 32 | bucket(token) << 16 |
             bucket(before);

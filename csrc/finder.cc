@@ -114,7 +114,8 @@ void Finder::look_up_others(Search& search) const {
     const std::uint32_t n = recent_.find(search.hashes[o], found.data());
     for (std::uint32_t i = 0; i < n; ++i) {
       const Group* const group = slots_[found[i].slot];
-      if (group == nullptr || group == search.own || group == search.memory || !group->is_usable(found[i].position)) continue;
+      if (group == nullptr || group == search.own || group == search.memory) continue;
+      if (!group->is_usable(found[i].position)) continue;
       const auto known = search.places.begin() + search.num_places;
       if (std::find(search.places.begin(), known, found[i]) != known) continue;
       search.places[search.num_places++] = found[i];

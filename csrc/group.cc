@@ -51,7 +51,9 @@ Position Group::end_of(TextId text) const {
 }
 
 bool Group::has_room(const Text& text) const {
-  return !text.torn && text.last_page != kNone && pages_[text.last_page].data != nullptr && pages_[text.last_page].used < kPageTokens;
+  if (text.torn || text.last_page == kNone) return false;
+  const Page& page = pages_[text.last_page];
+  return page.data != nullptr && page.used < kPageTokens;
 }
 
 std::size_t Group::store(TextId id, const Token* tokens, std::size_t length) {

@@ -4,12 +4,6 @@
 
 namespace seer {
 
-void Linker::forget(const Group& group) {
-  backlog_.erase(std::remove_if(backlog_.begin(), backlog_.end(),
-                                [&group](const Entry& entry) { return entry.group == &group; }),
-                 backlog_.end());
-}
-
 void Linker::run(std::size_t budget, std::size_t group_max_bytes) {
   std::size_t computed = 0;
   std::size_t written = 0;

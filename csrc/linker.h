@@ -1,6 +1,7 @@
 // Makes stored tokens findable, a bounded number at a time: in the chains of their group and in the tables of all.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -21,8 +22,13 @@ class Linker {
 
   // Queues a text that got its first unlinked token.
   void enqueue(Group& group, TextId text) { backlog_.push_back({&group, text}); }
-  // Forgets what is queued of a group.
-  void forget(const Group& group);
+  // Forgets what is queued of the groups for which `gone(group)` holds, in one pass.
+  template <typename Gone>
+  void forget(const Gone& gone) {
+    const auto end = std::remove_if(backlog_.begin(), backlog_.end(),
+                                    [&gone](const Entry& entry) { return gone(*entry.group); });
+    backlog_.erase(end, backlog_.end());
+  }
   // Links at most `budget` tokens, oldest first; what is left over waits for the next call.
   void run(std::size_t budget, std::size_t group_max_bytes);
 

@@ -8,6 +8,8 @@
 #include <tuple>
 #include <utility>
 
+#include "checks.h"
+
 namespace seer {
 namespace {
 
@@ -20,29 +22,6 @@ constexpr std::size_t kSparePages = 48;
 constexpr std::size_t kMaxGroups = std::size_t{1} << RecentTable::kSlotBits;
 // Requests for which a second thread pays.
 constexpr std::size_t kRequestsPerThread = 64;
-
-std::string at(const char* field, std::size_t i) { return std::string(field) + "[" + std::to_string(i) + "]"; }
-
-[[noreturn]] void reject(const std::string& field, std::int64_t seen, const std::string& wanted) {
-  throw std::invalid_argument(field + " is " + std::to_string(seen) + ", wanted " + wanted);
-}
-
-void check_range(const char* field, std::int64_t seen, std::int64_t low, std::int64_t high) {
-  if (seen < low || seen > high) {
-    reject(field, seen, "a value from " + std::to_string(low) + " to " + std::to_string(high));
-  }
-}
-
-void check_range_at(const char* field, std::size_t i, std::int64_t seen, std::int64_t low, std::int64_t high) {
-  if (seen < low || seen > high) check_range(at(field, i).c_str(), seen, low, high);
-}
-
-void check_size(const char* field, std::size_t seen, std::size_t wanted, const char* of) {
-  if (seen != wanted) {
-    throw std::invalid_argument(std::string(field) + " has " + std::to_string(seen) + " elements, wanted " +
-                                std::to_string(wanted) + ", one for each of " + of);
-  }
-}
 
 const Options& checked(const Options& options) {
   constexpr std::int64_t kMany = std::int64_t{1} << 40;
@@ -185,7 +164,8 @@ void SuffixIndex::propose(const ProposeBatch& batch, DraftBatch& drafts) {
         for (std::size_t o = 0; o < SuccessorTable::kLongest; ++o) successors_.prefetch(finders_[worker].hashes(k)[o]);
       }
       for (std::size_t k = 0; k < size; ++k) {
-        builders_[worker].build(finders_[worker].context(k), finders_[worker].candidates(k), requests[i + k].budget, shape, part);
+        builders_[worker].build(finders_[worker].context(k), finders_[worker].candidates(k), requests[i + k].budget,
+                                shape, part);
       }
     }
   };
@@ -251,16 +231,13 @@ void SuffixIndex::drop_group(std::int64_t id) {
 
 void SuffixIndex::drop_version(std::int64_t version) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (Group* group = queue_.oldest(); group != nullptr;) {
-    Group* const newer = group->newer;
-    if (group->version == version) close(*group);
-    group = newer;
-  }
+  close_all([version](const Group& group) { return group.version == version; });
 }
 
 void SuffixIndex::clear() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  while (Group* const group = queue_.oldest()) close(*group);
+  close_all([](const Group&) { return true; });
+  successors_.clear();
 }
 
 bool SuffixIndex::has_group(std::int64_t group) const {
@@ -310,7 +287,7 @@ void SuffixIndex::check_tokens(const Span<Token>& tokens, const char* field) con
   for (std::size_t i = 0; i < tokens.size; ++i) check_range_at(field, i, tokens[i], 0, options_.vocab_size - 1);
 }
 
-// Fills items_ by group, sequence, offset and length: chains then hold the newest occurrences in an order that the order of
+// Fills items_ by group, sequence, offset and length: chains then hold the newest occurrences in an order that that of
 // the items does not change.
 void SuffixIndex::read_items(const AppendBatch& batch) {
   const std::size_t n = batch.groups.size;
@@ -470,7 +447,22 @@ std::size_t SuffixIndex::group_table_bytes() const {
 }
 
 void SuffixIndex::close(Group& group) {
-  linker_.forget(group);
+  linker_.forget([&group](const Group& queued) { return &queued == &group; });
+  remove(group);
+}
+
+// In one pass over what waits to be linked, however many groups go.
+template <typename Gone>
+void SuffixIndex::close_all(const Gone& gone) {
+  linker_.forget(gone);
+  for (Group* group = queue_.oldest(); group != nullptr;) {
+    Group* const newer = group->newer;
+    if (gone(*group)) remove(*group);
+    group = newer;
+  }
+}
+
+void SuffixIndex::remove(Group& group) {
   queue_.remove(group);
   slots_[group.slot] = nullptr;
   free_slots_.push_back(group.slot);

@@ -122,6 +122,9 @@ class SuffixIndex {
   std::size_t total_bytes() const;
   std::size_t group_table_bytes() const;
   void close(Group& group);
+  template <typename Gone>
+  void close_all(const Gone& gone);
+  void remove(Group& group);
   void expire();
   void take_apart();
 

@@ -37,7 +37,8 @@ inline Hashes suffix_hashes(const Token* end, int available) {
   constexpr std::array<std::uint64_t, kLongestOrder> kFactors = {
       0x9e3779b97f4a7c15ULL, 0xc2b2ae3d27d4eb4fULL, 0x165667b19e3779f9ULL, 0x27d4eb2f165667c5ULL};
   const auto term = [end, &kFactors](int i) {
-    return (static_cast<std::uint64_t>(static_cast<std::uint32_t>(end[-i])) + 1) * kFactors[static_cast<std::size_t>(i) - 1];
+    const std::uint64_t number = static_cast<std::uint32_t>(end[-i]);
+    return (number + 1) * kFactors[static_cast<std::size_t>(i) - 1];
   };
   const auto finish = [](std::uint64_t sum) {
     sum ^= sum >> 32;

@@ -38,7 +38,9 @@ void DraftBatch::append(const DraftBatch& other) {
 }
 
 TreeBuilder::TreeBuilder(const Calibration& calibration, const SuccessorTable& successors, int max_match)
-    : calibration_(calibration), successors_(successors), class_of_(static_cast<std::size_t>(max_match + kMaxDepth) + 1) {
+    : calibration_(calibration),
+      successors_(successors),
+      class_of_(static_cast<std::size_t>(max_match + kMaxDepth) + 1) {
   for (std::size_t length = 1; length < class_of_.size(); ++length) {
     const auto above = std::upper_bound(kClassFloors.begin(), kClassFloors.end(), static_cast<int>(length));
     class_of_[length] = static_cast<std::uint8_t>(above - kClassFloors.begin() - 1);

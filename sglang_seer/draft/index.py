@@ -91,9 +91,9 @@ class SuffixIndex:
 
     Determinism: the same calls in the same order give the same proposals, everywhere and with any
     number of threads. Beyond that, the order of the items within one ``append`` changes nothing
-    (provided that items which overlap agree), nor does the way a sequence's tokens are cut into
-    items. Where a suffix occurs more often than is looked at, its newest occurrences vote: newest by
-    call, then by sequence id within a call, then by position.
+    (provided that items which overlap agree), nor, as long as no limit is reached, does the way a
+    sequence's tokens are cut into items. Where a suffix occurs more often than is looked at, its
+    newest occurrences vote: newest by call, then by sequence id within a call, then by position.
 
     Limits are hard. At a limit the oldest text goes first, page by page (128 tokens), that of the
     least recently used groups before others; ``counters`` tells how much. The length of a sequence
@@ -123,9 +123,9 @@ class SuffixIndex:
             max_candidates: occurrences looked at in a group for each of the suffix lengths 4, 2 and
                 1, newest first; once half as many have matched, shorter suffixes are left out; 1 to
                 256.
-            max_bytes: of memory, over all groups; at least 4 MiB. ``memory_bytes`` stays below as long
-                as the groups of one call need no more than a sixteenth of it for their bookkeeping
-                (about 1 kB each).
+            max_bytes: of memory, over all groups; at least 4 MiB, and twice ``shared_bytes``.
+                ``memory_bytes`` stays below as long as the groups of one call need no more than a
+                sixteenth of it for their bookkeeping (about 1 kB each).
             max_tokens: stored over all groups; at least 1024.
             group_max_bytes: of memory for one group; at least 64 KiB.
             group_max_tokens: stored of one group; at least 1024.
@@ -267,7 +267,10 @@ class SuffixIndex:
         self._index.drop_group(group)
 
     def drop_version(self, version: int) -> None:
-        """Forget all groups that were opened with a version of the weights."""
+        """Forget all groups that were opened with a version of the weights.
+
+        Counts of what followed one or two tokens anywhere stay; ``clear`` forgets those, too.
+        """
         self._index.drop_version(version)
 
     def clear(self) -> None:

@@ -66,14 +66,16 @@ def test_without_peers_ours_is_measured_and_the_gap_is_loud(
         ("draft", "bench", "case", "metric", "spread", "system", "unit", "value")
     }
     cases = {row["case"] for row in kept["rows"] if row["metric"] == "acceptance"}
-    assert cases == {f"{name}/{shape}/group" for name in ("small", "generated", "mean") for shape in SMALL.shapes}
+    configs = [config.name for config in seer.CONFIGS]
+    sets = ("small", "generated", "mean")
+    assert cases == {f"{name}/{shape}/{config}" for name in sets for shape in SMALL.shapes for config in configs}
     metrics = {row["metric"] for row in kept["rows"]}
     assert metrics >= {
         *("acceptance", "accepted_share", "calibration_error", "draft_us_per_request", "draft_us_p99"),
         *("append_us_per_token", "bytes_per_token", "worst_stall_ms", "worst_drop_group_ms"),
     }
     assert {path.name for path in plots.iterdir()} == {"acceptance.png", "calibration.png", "draft_time.png"}
-    assert kept["calibration_curves"]["seer/small/tree8/group/node"]
+    assert kept["calibration_curves"]["seer/small/tree8/default/node"]
 
 
 def test_required_peers_that_are_missing_are_an_error_of_their_own(without_peers: None) -> None:

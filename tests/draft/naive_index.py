@@ -216,6 +216,11 @@ class NaiveIndex:
             if known.version == version:
                 self.drop_group(group)
 
+    def clear(self) -> None:
+        for group in list(self.groups):
+            self.drop_group(group)
+        self.successors.clear()
+
     def context(self, group: int, sequence: int) -> list[int]:
         """The last tokens of a sequence's text."""
         own = self.groups[group]

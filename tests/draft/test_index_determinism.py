@@ -92,7 +92,7 @@ def test_order_within_a_call_that_links_later(max_candidates: int) -> None:
     whole = [(group, sequence, 0, text) for (group, sequence), text in texts.items()]
     cuts = [0, 128, 130, 500, 700]
     pieces = [(g, s, a, t[a:b]) for g, s, _, t in whole for a, b in itertools.pairwise(cuts)]
-    random.shuffle(pieces)  # type: ignore[arg-type]
+    random.shuffle(pieces)
     wanted, seen = opened(max_candidates), opened(max_candidates)
     append(wanted, whole)
     append(seen, pieces)

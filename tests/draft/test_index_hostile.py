@@ -119,10 +119,12 @@ def test_kinds_of_text_at_the_limits(source: Callable[[np.random.Generator], Tok
 def hash_of_pairs(older: NDArray[np.uint64], newer: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The index's hash of a suffix of two tokens; see csrc/tokens.h."""
     with np.errstate(over="ignore"):
-        total = (newer + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        total += (older + np.uint64(1)) * np.uint64(0xC2B2AE3D27D4EB4F)
-        total ^= total >> np.uint64(32)
-        return (total * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(32)
+        newest: NDArray[np.uint64] = (newer + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        total: NDArray[np.uint64] = newest + (older + np.uint64(1)) * np.uint64(0xC2B2AE3D27D4EB4F)
+        folded: NDArray[np.uint64] = np.bitwise_xor(total, np.right_shift(total, 32).astype(np.uint64)) * np.uint64(
+            0xD6E8FEB86659FD93
+        )
+        return np.right_shift(folded, 32).astype(np.uint64)
 
 
 def test_pairs_of_one_page() -> None:
@@ -135,7 +137,7 @@ def test_pairs_of_one_page() -> None:
     hostile = np.concatenate(chosen, axis=1)
     assert 800 < hostile.shape[1] < 1200
     lost = []
-    for pairs in (hostile, random.integers(0, VOCAB_SIZE, hostile.shape)):
+    for pairs in (hostile, random.integers(0, VOCAB_SIZE, hostile.shape).astype(np.uint64)):
         index = SuffixIndex(vocab_size=VOCAB_SIZE, shared_bytes=0)
         tokens = pairs.T.ravel().astype(np.int32)
         fill(index, np.tile(tokens, 20))

@@ -166,7 +166,7 @@ TOKENS = 10_000_000
         {"max_bytes": 4 * MIB, "shared_bytes": 1 * MIB},
         {"max_bytes": 64 * MIB},
         {"max_bytes": 64 * MIB, "max_tokens": 300_000},
-        {"max_bytes": 64 * MIB, "group_max_tokens": 100_000, "group_max_bytes": 2 * MIB},
+        {"max_bytes": 64 * MIB, "group_max_tokens": 100_000, "group_max_bytes": 8 * MIB},
     ],
     ids=["4 MiB", "64 MiB", "tokens", "of a group"],
 )

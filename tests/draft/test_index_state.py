@@ -122,6 +122,12 @@ class IndexMachine(RuleBasedStateMachine):
         self.index.drop_version(version)
         self.naive.drop_version(version)
 
+    @precondition(lambda self: len(self.naive.groups) > 2)
+    @rule()
+    def clear(self) -> None:
+        self.index.clear()
+        self.naive.clear()
+
     @rule(
         data=st.data(),
         max_depth=st.integers(1, 8) | st.just(MAX_DEPTH),
@@ -130,9 +136,9 @@ class IndexMachine(RuleBasedStateMachine):
     )
     def propose(self, data: st.DataObject, max_depth: int, chain: bool, learn: bool) -> None:
         known = st.sampled_from(sorted(self.naive.groups) or [0])
-        budget = st.integers(0, 12) | st.just(MAX_BUDGET)
+        width = st.integers(0, 12) | st.just(MAX_BUDGET)
         most = 4 if self.naive.groups else 0
-        requests = data.draw(st.lists(st.tuples(known, st.integers(0, 4), budget), max_size=most))
+        requests = data.draw(st.lists(st.tuples(known, st.integers(0, 4), width), max_size=most))
         groups, sequences, budgets = zip(*requests, strict=True) if requests else ((), (), ())
         proposal = self.index.propose(groups, sequences, budgets, max_depth, chain=chain)
         self.naive.begin_propose(list(groups))

@@ -49,7 +49,7 @@ def test_the_gil_is_released() -> None:
     """Another thread wakes up again and again during one long call; with the GIL held it could not."""
     index = SuffixIndex(vocab_size=10)
     index.open_group(0, np.random.default_rng(0).integers(0, 10, 1000).astype(np.int32))
-    requests = [np.full(50_000, value, dtype) for value, dtype in ((0, np.int64), (0, np.int64), (32, np.int32))]
+    zeros, budgets = np.zeros(50_000, np.int64), np.full(50_000, 32, np.int32)
     count = 0
     stop = threading.Event()
 
@@ -62,7 +62,7 @@ def test_the_gil_is_released() -> None:
     thread.start()
     try:
         before = count
-        index.propose(*requests)
+        index.propose(zeros, zeros, budgets)
         after = count
     finally:
         stop.set()

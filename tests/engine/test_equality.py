@@ -124,13 +124,19 @@ def test_prefix_cache_hits(stock: Engine, seer: Engine, prompts: list[list[int]]
 
 
 def test_retraction_under_memory_pressure(stock: Engine, seer: Engine, prompts: list[list[int]]) -> None:
-    # Every sample runs to its limit: twelve of them do not fit, whatever the order.
-    asked = bodies(prompts[-3:], samples=4, limit=400, ignore_eos=True)
-    wanted, seen = stock.generate_all(asked), seer.generate_all(asked)
-    assert tokens_of(seen) == tokens_of(wanted)
-    for answers in (wanted, seen):
-        assert sum(answer["meta_info"]["num_retractions"] for answer in answers) > 0
-        assert sum(len(tokens) for tokens in tokens_of(answers)) > 1.5 * POOL_TOKENS
+    alone = tokens_of(stock.generate_all(bodies(prompts, samples=1, limit=600)))
+    wordy = sorted(range(len(prompts)), key=lambda i: len(alone[i]))[-3:]
+    retractions = 0
+    for attempt in range(4):
+        # After a retraction SGLang admits less boldly for a while, on either side.
+        asked = bodies([prompts[i] for i in wordy], samples=4 + attempt, limit=600)
+        wanted, seen = stock.generate_all(asked), seer.generate_all(asked)
+        assert tokens_of(seen) == tokens_of(wanted)
+        assert sum(map(len, tokens_of(seen))) > 1.5 * POOL_TOKENS
+        retractions += sum(answer["meta_info"]["num_retractions"] for answer in seen)
+        if retractions:
+            break
+    assert retractions > 0
     seer.assert_idle_and_clean()
 
 

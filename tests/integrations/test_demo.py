@@ -90,7 +90,7 @@ def test_an_interrupt_stops_the_server(tmp_path: Path) -> None:
             assert process.poll() is None
         servers = wait_for_children(process.pid)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130

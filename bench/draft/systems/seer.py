@@ -11,7 +11,8 @@ from bench.draft.drafter import Config, Drafts, Request, Shape
 from sglang_seer.draft import Proposal, SuffixIndex
 
 # The first one is what the engine runs and what is compared with the peers.
-CONFIGS = (Config("seer", "default", {}), Config("seer", "group-only", {"shared_bytes": 0}))
+GROUP_ONLY = Config("seer", "group-only", {"shared_bytes": 0})
+CONFIGS = (Config("seer", "default", {}), GROUP_ONLY)
 
 
 class Seer:
