@@ -9,7 +9,7 @@ namespace {
 
 // Expected nodes that the first value of a ratio counts as.
 constexpr double kCellPrior = 20.0;
-constexpr double kTokenPrior = 5.0;
+constexpr double kTokenPrior = 10.0;
 // Ratios of more expected nodes forget half of them: models change while they are trained.
 constexpr std::int64_t kMostExpected = std::int64_t{4096} * Evidence::kOne;
 
