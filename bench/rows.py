@@ -42,10 +42,15 @@ def header(command: str, packages: Sequence[str]) -> dict[str, Any]:
 
 
 def write_json(path: Path, head: dict[str, Any], rows: Sequence[Row], **more: Any) -> None:
-    """The header, the rows and what a plot needs besides. Raises OSError if the file cannot be written."""
+    """The header, the rows and what a plot needs besides, a line each. Raises OSError if it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {**head, "rows": [asdict(row) for row in rows], **more}
-    path.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
+
+    def encode(value: Any) -> str:
+        return json.dumps(value, allow_nan=False)
+
+    lines = ",\n".join("  " + encode(asdict(row)) for row in rows)
+    fields = {name: encode(value) for name, value in {**head, **more}.items()} | {"rows": f"[\n{lines}\n ]"}
+    path.write_text("{\n" + ",\n".join(f" {encode(name)}: {value}" for name, value in fields.items()) + "\n}\n")
 
 
 def table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

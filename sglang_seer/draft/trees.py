@@ -26,18 +26,45 @@ class ProposalArrays(Protocol):
 class TreeBatch:
     """One tree a request, padded to a common width; node 0 is the root (the last known token).
 
-    tokens, parents, depths: [bs, width] int32. Padding and the root have parent -1 and depth 0; padding carries the
-    root's token and nothing can reach it.
+    packed: [3, bs, width] int32, the tokens, parents and depths, together because they travel together. Padding and the
+    root have parent -1 and depth 0; padding carries the root's token and nothing can reach it.
     """
 
-    tokens: npt.NDArray[np.int32]
-    parents: npt.NDArray[np.int32]
-    depths: npt.NDArray[np.int32]
+    packed: npt.NDArray[np.int32]
+
+    @property
+    def tokens(self) -> npt.NDArray[np.int32]:
+        """[bs, width]."""
+        tokens: npt.NDArray[np.int32] = self.packed[0]
+        return tokens
+
+    @property
+    def parents(self) -> npt.NDArray[np.int32]:
+        """[bs, width]."""
+        parents: npt.NDArray[np.int32] = self.packed[1]
+        return parents
+
+    @property
+    def depths(self) -> npt.NDArray[np.int32]:
+        """[bs, width]."""
+        depths: npt.NDArray[np.int32] = self.packed[2]
+        return depths
 
     @property
     def width(self) -> int:
         """Nodes a request, root included."""
-        return int(self.tokens.shape[1])
+        return int(self.packed.shape[2])
+
+    @property
+    def levels(self) -> int:
+        """Nodes on the longest path of any tree, root included."""
+        return int(self.depths.max(initial=0)) + 1
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether no tree branches, so that every accepted path is the first nodes of its tree."""
+        places = np.arange(self.width)
+        return bool(((self.parents == places - 1) | (self.parents < 0)).all())
 
     def ancestor_mask(self) -> npt.NDArray[np.bool_]:
         """[bs, width, width]: whether node j is node i itself or one of its ancestors."""
@@ -53,30 +80,30 @@ class TreeBatch:
         return mask
 
 
-def pad_trees(roots: npt.NDArray[np.int32], proposal: ProposalArrays, width: int | None = None) -> TreeBatch:
+def pad_trees(roots: npt.NDArray[np.int32], proposal: ProposalArrays, width: int) -> TreeBatch:
     """Lay proposals out as [bs, width] arrays.
 
-    roots: [bs] int32, last known token of each request. width: common width, root included; None takes the widest
-    tree of the batch. Raises ValueError if a tree does not fit.
+    roots: [bs] int32, last known token of each request. width: common width, root included. Raises ValueError if a
+    tree does not fit.
     """
     counts = np.diff(proposal.starts)
     bs = len(roots)
     if len(counts) != bs:
         raise ValueError(f"proposal: got {len(counts)} trees, wanted one for each of {bs} roots")
     needed = int(counts.max(initial=0)) + 1
-    if width is None:
-        width = needed
-    elif needed > width:
+    if needed > width:
         raise ValueError(f"width: got {width}, wanted at least {needed} (root included)")
-    tokens = np.repeat(roots.astype(np.int32)[:, None], width, axis=1)
-    parents = np.full((bs, width), -1, dtype=np.int32)
-    depths = np.zeros((bs, width), dtype=np.int32)
+    packed = np.empty((3, bs, width), dtype=np.int32)
+    tokens, parents, depths = packed
+    tokens[:] = roots[:, None]
+    parents[:] = -1
+    depths[:] = 0
     rows = np.repeat(np.arange(bs), counts)
     columns = np.arange(len(rows)) - np.repeat(proposal.starts[:-1], counts) + 1
     tokens[rows, columns] = proposal.tokens
     parents[rows, columns] = proposal.parents + 1
     depths[rows, columns] = proposal.depths
-    return TreeBatch(tokens=tokens, parents=parents, depths=depths)
+    return TreeBatch(packed)
 
 
 def accepted_nodes(

@@ -13,6 +13,8 @@ from sglang_seer.engine.launch import ALGORITHM, POLICY, fail
 
 # Attention backends that honour a tree mask in verification; the others verify chains.
 TREE_BACKENDS = frozenset({"flashinfer", "triton", "torch_native"})
+# Of those others, the ones that never read a mask when the server verifies chains.
+CAUSAL_BACKENDS = frozenset({"fa3", "fa4"})
 
 
 def refusal_reasons(args: Any) -> list[str]:
@@ -39,10 +41,18 @@ def refusal_reasons(args: Any) -> list[str]:
     ]
 
 
+def _backends(args: Any) -> set[str]:
+    return {args.attention_backend, args.prefill_attention_backend, args.decode_attention_backend} - {None}
+
+
 def serves_trees(args: Any) -> bool:
     """Whether verification honours a tree mask on these attention backends; MLA models verify chains only."""
-    backends = {args.attention_backend, args.prefill_attention_backend, args.decode_attention_backend} - {None}
-    return backends <= TREE_BACKENDS and not use_mla_backend(args)
+    return _backends(args) <= TREE_BACKENDS and not use_mla_backend(args)
+
+
+def reads_mask(args: Any) -> bool:
+    """Whether any of these attention backends may read the mask of a verification."""
+    return not _backends(args) <= CAUSAL_BACKENDS
 
 
 class SeerAlgorithm(CustomSpecAlgo):

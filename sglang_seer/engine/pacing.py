@@ -37,16 +37,18 @@ class Pacer:
         times: StepTimes,
         widths: Sequence[int],
         *,
-        fixed_width: bool,
+        padded: bool,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Start without experience but what `times` knows.
 
-        fixed_width: every step is as wide as the widest, whatever is drafted: then all of it is verified.
+        widths: nodes beyond the root that a step may have, rising from 0. padded: a step has one of these widths, as
+        graphs were captured for them; else it is as wide as its widest tree.
         """
         self.times = times
         self._widths = tuple(widths)
-        self._controller = None if fixed_width else Controller(times, widths=widths, min_probability=MIN_PROBABILITY)
+        self._padded = padded
+        self._controller = Controller(times, widths=widths, min_probability=MIN_PROBABILITY)
         self._clock = clock
         self._running: tuple[int, int, int, float] | None = None  # batch, rows, context, when its drafting ended
         self._asked = 0.0
@@ -70,7 +72,7 @@ class Pacer:
         if len(self._steps) >= min(MOST_UNLEARNT, 2 + self.times.num_observations // 4):
             self.times.observe(self._steps, self._drafts)
             self._steps, self._drafts = [], []
-        self._nodes = self._widths[-1] if self._controller is None else self._controller.nodes(batch)
+        self._nodes = self._controller.nodes(batch)
         return self._nodes
 
     def choose(self, proposal: Proposal, context: int, priorities: npt.NDArray[np.float64]) -> tuple[Proposal, int]:
@@ -84,18 +86,19 @@ class Pacer:
         if self._nodes > 0:
             seconds = max(drafted - self._asked, 1e-9)
             self._drafts.append(DraftObservation(batch=batch, nodes=self._nodes, seconds=seconds))
-        width = self._nodes
-        if self._controller is not None and self._nodes > 0:
+        width = 0
+        if self._nodes > 0:
             allocation = self._controller.decide(
                 proposal.probabilities, proposal.starts, context=context, priorities=priorities
             )
             proposal = proposal.select(allocation.keep)
             width = int(allocation.counts.max())
+            if self._padded:
+                width = next(captured for captured in self._widths if captured >= width)
         STATUS.counters[f"steps_of_width_{width}"] += 1
         self._running = (batch, batch * (1 + width), context, self._clock())
         return proposal, width
 
     def status(self) -> dict[str, Any]:
         """What was learnt, for /server_info."""
-        explored = 0 if self._controller is None else self._controller.explored
-        return {"steps_measured": self.times.num_observations, "steps_explored": explored}
+        return {"steps_measured": self.times.num_observations, "steps_explored": self._controller.explored}

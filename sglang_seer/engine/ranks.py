@@ -33,12 +33,10 @@ def share_trees(trees: TreeBatch | None, batch: int, most_nodes: int) -> TreeBat
     message = np.zeros(1 + 3 * batch * most_nodes, dtype=np.int32)
     if trees is not None:
         message[0] = trees.width
-        arrays = np.stack([trees.tokens, trees.parents, trees.depths])
-        message[1 : 1 + arrays.size] = arrays.ravel()
+        message[1 : 1 + trees.packed.size] = trees.packed.ravel()
     _broadcast(torch.from_numpy(message), group)
     width = int(message[0])
-    tokens, parents, depths = message[1 : 1 + 3 * batch * width].reshape(3, batch, width)
-    return TreeBatch(tokens=tokens, parents=parents, depths=depths)
+    return TreeBatch(message[1 : 1 + 3 * batch * width].reshape(3, batch, width))
 
 
 def _broadcast(message: torch.Tensor, group: Any) -> None:

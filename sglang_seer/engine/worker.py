@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sglang.kernels.ops.speculative.cache_locs import assign_extend_cache_locs_func
 from sglang.srt.configs.hybrid_arch import mambaish_config
-from sglang.srt.layers.logprob_processor import compute_spec_logprobs
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.runtime_context import get_parallel, get_schedule, get_spec
@@ -26,15 +24,19 @@ from sglang_seer.draft import Proposal, SuffixIndex
 from sglang_seer.draft.step_time import StepTimes
 from sglang_seer.draft.trees import TreeBatch, accepted_nodes, pad_trees
 from sglang_seer.engine import hooks
-from sglang_seer.engine.algorithm import TREE_BACKENDS
+from sglang_seer.engine.algorithm import reads_mask
 from sglang_seer.engine.drafts import DraftSource, pending_tokens
-from sglang_seer.engine.kernels import choose_verifier
+from sglang_seer.engine.kernels import choose_kernels
 from sglang_seer.engine.launch import config_of
 from sglang_seer.engine.logits import apply_root_transforms, takes_plain_path
+from sglang_seer.engine.logprobs import set_logprobs, wanted_logprobs
 from sglang_seer.engine.pacing import Pacer, draft_widths
 from sglang_seer.engine.ranks import drafts_here, share_trees
+from sglang_seer.engine.readback import Readback
+from sglang_seer.engine.step_input import plain_decode_input, set_verify_input
+from sglang_seer.engine.width_states import WidthStates
 from sglang_seer.status import STATUS
-from sglang_seer.verify import Accepted, SamplingRows
+from sglang_seer.verify import Accepted, DrawFlag, SamplingRows
 
 
 class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
@@ -56,13 +58,23 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         if drafts_here():
             self.drafts = self._draft_source()
             STATUS.sources["drafts"] = self.drafts.status
-        self._unlearnt: tuple[Proposal, TreeBatch, torch.Tensor] | None = None
+        self._unlearnt: tuple[Proposal, TreeBatch, Readback | None] | None = None
+        self._last_step: Readback | None = None
+        self._widths: WidthStates | None = None
         if mambaish_config(self.model_runner.model_config) is not None:
             raise ValueError(
                 "sglang-seer refuses to start: models with a recurrent state (mamba, linear attention) are not proven "
                 'with speculation; {"speculation": false} in the seer config keeps scheduling'
             )
-        self._verify = choose_verifier(torch.device(self.device).type)
+        self._on_cpu = torch.device(self.device).type == "cpu"
+        self._kernels = choose_kernels(torch.device(self.device).type)
+        self._with_mask = reads_mask(server_args)
+        widths = draft_widths(self.speculative_num_draft_tokens - 1)
+        profile = self.config.step_time_profile
+        times = StepTimes() if profile is None else StepTimes.load(profile)
+        self._pacer = Pacer(times, widths, padded=not self._on_cpu)
+        if drafts_here():
+            STATUS.sources["budget"] = self._pacer.status
 
     def _draft_source(self) -> DraftSource:
         vocab_size = self.model_runner.model_config.vocab_size
@@ -73,27 +85,6 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
             ttl_steps=self.config.index_ttl_steps,
         )
         return DraftSource(self.states, index, vocab_size=vocab_size, memory=self.config.draft_memory)
-
-    @cached_property
-    def _pacer(self) -> Pacer:
-        """Made at the first decode step, when it is known whether graphs were captured."""
-        profile = self.config.step_time_profile
-        times = StepTimes() if profile is None else StepTimes.load(profile)
-        widths = draft_widths(self.speculative_num_draft_tokens - 1)
-        pacer = Pacer(times, widths, fixed_width=self._fixed_width)
-        STATUS.sources["budget"] = pacer.status
-        return pacer
-
-    @property
-    def _fixed_width(self) -> bool:
-        """Whether every step must have the full width.
-
-        A captured graph has one width, and some attention backends take the width from the server's arguments.
-        """
-        backend = self.server_args.attention_backend
-        return self.model_runner.decode_cuda_graph_runner is not None or (
-            torch.device(self.device).type != "cpu" and backend not in TREE_BACKENDS
-        )
 
     def add_external_corpus(self, corpus_id: str, token_chunks: list[list[int]]) -> int:
         """SGLang's external corpora feed NGRAM; it answers the caller with this error's text."""
@@ -111,6 +102,12 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         """The target's pools are the only ones."""
         self.req_to_token_pool, self.token_to_kv_pool_allocator = self._target_worker.get_memory_pool()
 
+    def init_cuda_graphs(self) -> None:
+        """After the target's own graphs: those of the other widths."""
+        if not self._on_cpu:
+            widths = [1 + nodes for nodes in draft_widths(self.speculative_num_draft_tokens - 1)]
+            self._widths = WidthStates(self.model_runner, widths)
+
     def clear_cache_pool(self) -> None:
         """SGLang flushes its caches, as after a weight update: old text is no longer a draft source."""
         if self.drafts is not None:
@@ -124,36 +121,45 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         record_stream_for_v2_verify(batch, None, stream)
         if not batch.forward_mode.is_decode():
             return self._prefill(batch, on_publish, pp_proxy_tensors)
+        return self._decode(batch, on_publish, pp_proxy_tensors)
+
+    def _decode(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> GenerationBatchResult:
         plain = [takes_plain_path(request) for request in batch.reqs]
         trees = share_trees(
             self._draft(batch, plain) if self.drafts is not None else None,
             len(batch.reqs),
             self.speculative_num_draft_tokens,
         )
-        positions = self._set_verify_input(batch, trees)
-        target = self._target_worker.forward_batch_generation(batch, pp_proxy_tensors=pp_proxy_tensors, is_verify=True)
+        tokens, parents, depths = self._to_device(trees.packed)
+        positions = (batch.seq_lens[:, None] + depths).flatten()
+        with self._widths.use(trees.width) if self._widths is not None else nullcontext():
+            target = self._forward(batch, trees, tokens, parents, positions, pp_proxy_tensors)
         logits_output = target.logits_output
         logits = logits_output.next_token_logits
         sanitize_nan_logits(logits, "seer verify: target model logits")
         if any(plain) or batch.sampling_info.has_custom_logit_processor:
             apply_root_transforms(logits, batch, trees.width)
         accepted = self._agree(
-            self._verify(
+            self._kernels.verify(
                 logits,
-                self._to_device(trees.tokens),
-                self._to_device(trees.parents),
+                tokens,
+                parents,
                 positions,
                 self._sampling_rows(batch),
+                want=wanted_logprobs(batch),
+                # Only samples that can be reproduced are worth waiting for the last bit.
+                exact=batch.sampling_info.sampling_seed is not None,
+                levels=trees.levels,
             )
         )
-        if self._unlearnt is not None:
-            self._unlearnt = (*self._unlearnt[:2], accepted.nodes.to("cpu", non_blocking=True))
+        self._read_back(batch, accepted)
         new_seq_lens = batch.seq_lens + accepted.lengths
-        move_accept_tokens_to_target_kvcache(
-            batch, accepted.nodes, accepted.lengths - 1, self.token_to_kv_pool_allocator
-        )
+        if not trees.is_chain:
+            move_accept_tokens_to_target_kvcache(
+                batch, accepted.nodes, accepted.lengths - 1, self.token_to_kv_pool_allocator
+            )
         if batch.return_logprob:
-            compute_spec_logprobs(batch, logits_output, _tokens_by_row(accepted), accept_index=accepted.nodes)
+            set_logprobs(batch, logits_output, accepted)
         if on_publish is not None:
             on_publish(new_seq_lens)
         batch.forward_mode = ForwardMode.DECODE
@@ -168,6 +174,33 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
             speculative_num_draft_tokens=trees.width,
         )
 
+    def _forward(
+        self,
+        batch: Any,
+        trees: TreeBatch,
+        tokens: torch.Tensor,
+        parents: torch.Tensor,
+        positions: torch.Tensor,
+        pp_proxy_tensors: Any,
+    ) -> GenerationBatchResult:
+        """The target's logits at every node, [bs * width, vocab]; a lone root is plain decoding."""
+        flat = tokens.flatten().to(torch.int64)
+        if trees.width == 1:
+            with plain_decode_input(batch, flat):
+                return self._target_worker.forward_batch_generation(
+                    batch, pp_proxy_tensors=pp_proxy_tensors, is_verify=True
+                )
+        set_verify_input(batch, flat, positions, self._attention_mask(batch, trees, parents), trees.width)
+        return self._target_worker.forward_batch_generation(batch, pp_proxy_tensors=pp_proxy_tensors, is_verify=True)
+
+    def _attention_mask(self, batch: Any, trees: TreeBatch, parents: torch.Tensor) -> torch.Tensor | None:
+        if self._on_cpu:
+            # The CPU platform's attention sees the whole prefix anyway.
+            return torch.from_numpy(trees.ancestor_mask().ravel())
+        if not self._with_mask:
+            return None
+        return self._kernels.tree_metadata(parents, batch.seq_lens, int(batch.seq_lens_cpu.sum())).mask
+
     def _prefill(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> GenerationBatchResult:
         if self.drafts is not None:
             self._pacer.interrupt()
@@ -177,6 +210,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
             on_publish(new_seq_lens)
         first = target.next_token_ids.view(-1, 1)
         lengths = torch.ones(len(batch.reqs), dtype=torch.int32, device=self.device)
+        self._last_step = Readback(batch.reqs, first, lengths) if self.enable_overlap else None
         target.accept_lens = lengths
         target.new_seq_lens = new_seq_lens
         target.next_draft_input = self._relay(first, lengths, new_seq_lens)
@@ -211,59 +245,43 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         proposal = self.drafts.propose(requests, budgets, self.config.draft_depth, chain=chain)
         context = int(batch.seq_lens_cpu.sum())
         proposal, width = self._pacer.choose(proposal, context, hooks.draft_priorities(requests))
-        trees = pad_trees(roots, proposal, 1 + width if self._fixed_width else None)
-        self._unlearnt = (proposal, trees, torch.empty(0))
+        trees = pad_trees(roots, proposal, 1 + width)
+        self._unlearnt = (proposal, trees, None)
         return trees
 
+    def _read_back(self, batch: Any, accepted: Accepted) -> None:
+        """Fetch what the next step drafts behind and learns from."""
+        if self._unlearnt is not None:
+            self._last_step = Readback(batch.reqs, accepted.tokens, accepted.lengths, accepted.nodes, accepted.flags)
+            self._unlearnt = (*self._unlearnt[:2], self._last_step)
+
     def _learn(self) -> None:
-        """Tell the index what became of the last step's drafts; the device has been waited for by now."""
+        """Tell the index what became of the last step's drafts."""
         if self._unlearnt is None or self.drafts is None:
             return
-        proposal, trees, nodes = self._unlearnt
+        proposal, trees, step = self._unlearnt
         self._unlearnt = None
-        self.drafts.observe(proposal, accepted_nodes(trees, proposal, nodes.numpy()))
+        if step is None:
+            return  # the step failed
+        self.drafts.observe(proposal, accepted_nodes(trees, proposal, step.part("nodes")))
+        flags = step.part("flags")
+        for flag in DrawFlag:
+            if count := int(np.count_nonzero(flags & flag)):
+                STATUS.counters[f"draws_{str(flag.name).lower()}"] += count
 
     def _pending_tokens(self, batch: Any) -> list[Sequence[int]]:
         if not self.enable_overlap:
             return [()] * len(batch.reqs)
-        lengths = batch.spec_info.accept_lens.tolist()
-        runs = batch.spec_info.accept_tokens.view(-1, self.speculative_num_draft_tokens).tolist()
+        step = self._last_step
         return [
-            pending_tokens(seq_len, len(request.origin_input_ids), len(request.output_ids), run[:length])
-            for request, seq_len, run, length in zip(
-                batch.reqs, batch.seq_lens_cpu.tolist(), runs, lengths, strict=True
+            pending_tokens(
+                seq_len,
+                len(request.origin_input_ids),
+                len(request.output_ids),
+                step.run(request) if step is not None else (),
             )
+            for request, seq_len in zip(batch.reqs, batch.seq_lens_cpu.tolist(), strict=True)
         ]
-
-    def _set_verify_input(self, batch: Any, trees: TreeBatch) -> torch.Tensor:
-        """Turn the decode batch into a verification batch; returns the position of every node, [bs * width]."""
-        bs, width = trees.tokens.shape
-        tokens = self._to_device(trees.tokens).flatten().to(torch.int64)
-        positions = (batch.seq_lens[:, None] + self._to_device(trees.depths)).flatten()
-        batch.forward_mode = ForwardMode.TARGET_VERIFY
-        batch.input_ids = tokens
-        batch.out_cache_loc = assign_extend_cache_locs_func(
-            req_pool_indices=batch.req_pool_indices,
-            req_to_token=batch.req_to_token_pool.req_to_token,
-            start_offset=batch.seq_lens,
-            end_offset=batch.seq_lens + width,
-            batch_size=bs,
-            draft_token_num=width,
-            device=self.device,
-        )
-        batch.spec_info = NgramVerifyInput(
-            draft_token=tokens,
-            custom_mask=self._to_device(self._attention_mask(trees, batch)),
-            positions=positions,
-            draft_token_num=width,
-        )
-        return positions
-
-    def _attention_mask(self, trees: TreeBatch, batch: Any) -> npt.NDArray[np.bool_]:
-        ancestors = trees.ancestor_mask()
-        if torch.device(self.device).type == "cpu":
-            return ancestors.ravel()  # the CPU platform's attention sees the whole prefix anyway
-        return full_mask(ancestors, batch.seq_lens_cpu.numpy())
 
     def _sampling_rows(self, batch: Any) -> SamplingRows:
         info = batch.sampling_info
@@ -301,23 +319,5 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         hooks.check_hooks_run()
 
     def _to_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-
-def full_mask(ancestors: npt.NDArray[np.bool_], seq_lens: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """SGLang's FULL_MASK: for each request its [width, seq_len + width] rows, flattened and joined.
-
-    ancestors: [bs, width, width]. seq_lens: [bs], tokens before the root.
-    """
-    width = ancestors.shape[1]
-    prefixes = [np.ones((width, length), dtype=np.bool_) for length in seq_lens]
-    rows = [np.concatenate(parts, axis=1).ravel() for parts in zip(prefixes, ancestors, strict=True)]
-    return np.concatenate(rows)
-
-
-def _tokens_by_row(accepted: Accepted) -> torch.Tensor:
-    """[bs * width] token emitted at each row of the logits, 0 where none was."""
-    rows = torch.zeros(accepted.nodes.numel() + 1, dtype=torch.int32, device=accepted.nodes.device)
-    # Slots behind a request's length point at row -1: the extra last element takes them.
-    rows[accepted.nodes.long().flatten()] = accepted.tokens.flatten()
-    return rows[:-1]
+        tensor = torch.from_numpy(array)
+        return tensor if self._on_cpu else tensor.pin_memory().to(self.device, non_blocking=True)
