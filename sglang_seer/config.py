@@ -32,7 +32,7 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     speculation: bool = True
-    draft_nodes: int = 8
+    draft_nodes: int = 16
     draft_depth: int = 16
     starvation_limit: int = 4096
     draft_memory: bool = False
