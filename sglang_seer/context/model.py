@@ -70,11 +70,6 @@ class LengthModel(Protocol):
 
 
 def check_length(tokens: int) -> None:
-    if tokens < 0:
-        raise ValueError(f"tokens: got {tokens}, wanted the length of a response")
-
-
-def check_length(tokens: int) -> None:
     """Raises ValueError for a negative number of tokens."""
     if tokens < 0:
         raise ValueError(f"tokens: got {tokens}, wanted the length of a response")

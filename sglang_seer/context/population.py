@@ -37,14 +37,14 @@ class Population:
 class Prior:
     """What is assumed before anything is known, and how much it weighs.
 
-    Groups count as long as their limit, give or take a factor of e^sqrt(centre_variance). The variances weigh as much as
-    `between_groups` groups and `within_members` responses.
+    Groups count as long as their limit, give or take a factor of e^sqrt(centre_variance). The variances weigh as much
+    as `between_groups` groups and `within_members` responses.
     """
 
     between: float = 0.25
     within: float = 0.16
     centre_variance: float = 1.0
-    between_groups: float = 2.0
+    between_groups: float = 1.0
     within_members: float = 4.0
 
     def population(self, limit_tokens: int) -> Population:

@@ -1,15 +1,15 @@
 """Context-aware order of waiting requests (Seer, OSDI 2026, section 3.3 and A.1).
 
     overdue            whoever was overtaken too often, by arrival
-    probes             requests that run to tell about their group: least tried groups first, then smallest generated length
+    probes             requests that tell about their group: least tried group first, then smallest generated length
     the rest           longest expected remainder first, by steps of `resolution`, then by arrival
 
 Probes make short groups known early and long ones by elimination; longest-first then keeps the tail short. Nothing
 here reads a clock or an unordered set: every rank of an engine decides the same.
 
-A probe is worth its place while what it tells is expected to move its group's waiting requests by more than one step of
-the order: with k more of the group waiting, it moves k of k + 1 requests by `LengthModel.information`. So there are more
-probes where prompts differ and samples scatter, and none where the prompt tells nothing about the length.
+A probe is worth its place while what it tells is expected to move its group's waiting requests by more than one step
+of the order: with k more of the group waiting, it moves k of k + 1 requests by `LengthModel.information`. So there are
+more probes where prompts differ and samples scatter, and none where the prompt tells nothing about the length.
 """
 
 from __future__ import annotations
