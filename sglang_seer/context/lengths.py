@@ -50,8 +50,7 @@ class LongestSibling:
         self.touch(group)
         members, longest = self._longest[group]
         self._longest[group] = members + 1, max(longest, tokens)
-        if tokens > longest or not members:
-            self._changes.one(group)
+        self._changes.one(group)
 
     def progress(self, group: str, member: Hashable, tokens: int) -> None:
         check_length(tokens)
@@ -186,7 +185,7 @@ class ContextLengths:
         check_tokens(generated_tokens, limit_tokens)
         population = self.population(limit_tokens)
         siblings = self._groups.get(group)
-        if siblings is None:
+        if not siblings:
             mean, variance = population.centre, population.between
         elif member is None:
             mean, variance = siblings.belief(population)
@@ -196,7 +195,7 @@ class ContextLengths:
 
     def expected_tokens(self, group: str, limit_tokens: int) -> float:
         siblings = self._groups.get(group)
-        known = self._expected.setdefault(group if siblings is not None and siblings else None, {})
+        known = self._expected.setdefault(group if siblings else None, {})
         if limit_tokens not in known:
             known[limit_tokens] = self.remaining(group, 0, limit_tokens).mean
         return known[limit_tokens]
