@@ -1,6 +1,6 @@
 """Context-aware order of waiting requests (Seer, OSDI 2026, section 3.3 and A.1).
 
-    overdue            whoever was overtaken too often, by arrival
+    overdue            whoever was passed by too often, by the time since it waits
     probes             requests that tell about their group: least tried group first, then smallest generated length
     the rest           longest expected remainder first, by steps of `resolution`, then by arrival
 
@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import floor, inf, log2
+from operator import itemgetter
 from typing import NamedTuple
 
 from sglang_seer.context import LengthModel
@@ -43,6 +44,10 @@ class Waiting(NamedTuple):
     limit_tokens: int
     admitted_before: int
     handle: object = None
+
+
+# When a request began to wait; by arrival those that began together.
+SINCE = itemgetter(4, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +166,10 @@ def place_group(
 def decide(snapshot: Snapshot, rules: Rules | None = None) -> Decision:
     """Order the waiting requests.
 
-    Starvation guard: a request is overdue once `starvation_limit` others were admitted while it waited; then only
-    overdue requests that arrived before it go first. Where requests are admitted from the front, one that has `n` older
-    ones waiting is passed by at most `starvation_limit + n` admissions.
+    Starvation guard: a request is overdue once `starvation_limit` others were admitted while it waited; then only those
+    that began to wait before it go first, and older ones that began with it. So where requests are admitted from the
+    front, at most `starvation_limit + n` go before one that found `n` others waiting (counting those that joined it
+    before the next admission).
     """
     rules = rules or Rules()
     newest_overdue = snapshot.admitted - rules.starvation_limit
@@ -180,7 +186,7 @@ def decide(snapshot: Snapshot, rules: Rules | None = None) -> Decision:
         its_probes, its_blocks = place_group(group, members, snapshot.lengths, running, rules)
         probes += its_probes
         blocks += its_blocks
-    overdue.sort()
+    overdue.sort(key=SINCE)
     probes.sort()
     blocks.sort()
     return decision_of(overdue, probes, blocks, snapshot.admitted)
