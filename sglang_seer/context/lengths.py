@@ -12,7 +12,7 @@ from math import inf, log, sqrt
 from sglang_seer.context.changes import Changes
 from sglang_seer.context.model import LengthModel, check_length
 from sglang_seer.context.population import Population, Prior, fit
-from sglang_seer.context.remaining import Exactly, LogNormal, check_tokens
+from sglang_seer.context.remaining import Exactly, LogNormal, check_tokens, whole_mean
 from sglang_seer.context.siblings import Siblings
 
 __all__ = ["ContextLengths", "LengthModel", "LongestSibling"]
@@ -178,11 +178,13 @@ class ContextLengths:
             return
         anchor = log(max(self._longest_limit, 1))
         start = self._fitted or Population(anchor, self._prior.between, self._prior.within)
-        self._fitted = fit(evidence, self._prior, anchor, start)
+        found = fit(evidence, self._prior, anchor, start)
         self._next_ended = self._ended + self._ended // 4 + 1
         self._next_steps = self._steps + max(self._steps, 4 * self._ended) // 4 + 1
-        self._expected.clear()
-        self._changes.all()
+        if self._fitted is None or not found.close_to(self._fitted):
+            self._fitted = found
+            self._expected.clear()
+            self._changes.all()
 
     def remaining(
         self, group: str, generated_tokens: int, limit_tokens: int, *, member: Hashable | None = None
@@ -201,9 +203,14 @@ class ContextLengths:
     def expected_tokens(self, group: str, limit_tokens: int) -> float:
         siblings = self._groups.get(group)
         known = self._expected.setdefault(group if siblings else None, {})
-        if limit_tokens not in known:
-            known[limit_tokens] = self.remaining(group, 0, limit_tokens).mean
-        return known[limit_tokens]
+        expected = known.get(limit_tokens)
+        if expected is None:
+            check_tokens(0, limit_tokens)
+            population = self.population(limit_tokens)
+            mean, variance = siblings.belief(population) if siblings else (population.centre, population.between)
+            expected = whole_mean(mean, sqrt(variance + population.within), limit_tokens)
+            expected = known[limit_tokens] = min(max(expected, 1.0), float(limit_tokens))
+        return expected
 
     def information(self, group: str, running: int) -> float:
         population = self.population(self._longest_limit or 1)

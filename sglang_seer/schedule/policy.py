@@ -48,6 +48,7 @@ class Waiting(NamedTuple):
 
 # When a request began to wait; by arrival those that began together.
 SINCE = itemgetter(4, 0)
+_KIND = itemgetter(2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,29 +139,33 @@ def place_group(
     will before them because they are overdue."""
     finished = lengths.finished(group)
     probes: list[Probe] = []
-    while len(probes) < len(members):
-        tells = lengths.information(group, running + len(probes))
-        others = len(members) - len(probes) - 1
-        if tells < inf and tells * others <= rules.resolution * _NATS_PER_OCTAVE * (others + 1):
+    others, ahead, step = len(members), running, rules.resolution * _NATS_PER_OCTAVE
+    for entry in members:
+        others -= 1
+        tells = lengths.information(group, ahead)
+        if tells * others <= step * (others + 1) and tells < inf:
             break
-        first = members[len(probes)]
-        tried = finished + running + len(probes)
-        probes.append(Probe(tried, first.generated_tokens, first.arrival, tells, first))
-    if probes:
-        members = members[len(probes) :]
+        probes.append(Probe(finished + ahead, entry.generated_tokens, entry.arrival, tells, entry))
+        ahead += 1
+    members = members[len(probes) :]
     if not members:
         return probes, []
+    kinds = set(map(_KIND, members))
+    if len(kinds) == 1:
+        return probes, [_block(group, members, lengths, finished, rules)]
     alike: dict[tuple[int, int], list[Waiting]] = {}
     for entry in members:
         alike.setdefault((entry.generated_tokens, entry.limit_tokens), []).append(entry)
-    blocks = []
-    for (generated, limit), entries in alike.items():
-        if generated:
-            expected = lengths.remaining(group, generated, limit, member=entries[0].arrival).mean
-        else:
-            expected = lengths.expected_tokens(group, limit)
-        blocks.append(Block(rules.rank(expected), entries[0].arrival, expected, finished, entries))
-    return probes, blocks
+    return probes, [_block(group, entries, lengths, finished, rules) for entries in alike.values()]
+
+
+def _block(group: str, entries: Sequence[Waiting], lengths: LengthModel, finished: int, rules: Rules) -> Block:
+    arrival, _, generated, limit, _, _ = entries[0]
+    if generated:
+        expected = lengths.remaining(group, generated, limit, member=arrival).mean
+    else:
+        expected = lengths.expected_tokens(group, limit)
+    return Block(rules.rank(expected), arrival, expected, finished, entries)
 
 
 def decide(snapshot: Snapshot, rules: Rules | None = None) -> Decision:
