@@ -14,10 +14,8 @@ more probes where prompts differ and samples scatter, and none where the prompt 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from math import floor, inf, log2
 from operator import itemgetter
 from typing import NamedTuple
@@ -120,16 +118,29 @@ class Decision:
             raise ValueError(f"place: got {place}, wanted 0 to {len(self.order) - 1}")
         if place < self.overdue:
             return f"overdue: {self.admitted - self.order[place].admitted_before} were admitted while it waited"
-        place -= self.overdue
-        if place < self.probes:
-            tried, _, _, tells, _ = self.chosen[place]
+        if place < self.overdue + self.probes:
+            tried, _, _, tells, _ = self.chosen[place - self.overdue]
             if tells == inf:
                 return "probe: nothing is known of its group"
             return f"probe: would move its group's estimate by {100 * tells:.0f}% ({tried} members before it)"
-        ends = list(accumulate(len(block.entries) for block in self.blocks))
-        block = self.blocks[bisect_right(ends, place - self.probes)]
+        block = self._block(place)
         known = f"{block.finished} siblings finished" if block.finished else "no sibling finished"
         return f"longest first: {block.expected_tokens:,.0f} tokens expected ({known})"
+
+    def rank(self, place: int) -> tuple[float, float]:
+        """Of a request of the rest: what it was sorted by, smallest first, and the tokens expected of it."""
+        if not self.overdue + self.probes <= place < len(self.order):
+            raise ValueError(f"place: got {place}, wanted one of the rest")
+        block = self._block(place)
+        return block.rank, block.expected_tokens
+
+    def _block(self, place: int) -> Block:
+        place -= self.overdue + self.probes
+        for block in self.blocks:
+            place -= len(block.entries)
+            if place < 0:
+                return block
+        raise AssertionError("the blocks hold fewer requests than the order")
 
 
 def place_group(
