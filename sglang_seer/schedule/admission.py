@@ -8,9 +8,9 @@ request gained one token a step:
 
 A batch is safe when, at each of a few times, use(t) exceeds the pool with a chance of at most `risk`. Any of three
 bounds will do: the plan in which each request stays until its own quantile of 1 - risk / n (Bonferroni; whatever
-depends on what), Bernstein's inequality (independent requests), and from eight requests on the normal quantile corrected for
-skew (Cornish and Fisher; an approximation for independent ones, the sharpest for many). Requests that yield at a chunk
-boundary free their place there, so they count until then only.
+depends on what), Bernstein's inequality (independent requests), and from eight requests on the normal quantile with a
+correction for skew (Cornish and Fisher; an approximation for independent ones, the sharpest for many). Requests that
+yield at a chunk boundary free their place there, so they count until then only.
 """
 
 from __future__ import annotations

@@ -137,8 +137,12 @@ class WaitingQueue:
 
     def _place_all(self) -> None:
         self._placed = {group: self._answer(group) for group in self._by_group}
-        self._probes = sorted(probe for probes, _ in self._placed.values() for probe in probes)
-        self._blocks = sorted(block for _, blocks in self._placed.values() for block in blocks)
+        self._probes, self._blocks = [], []
+        for probes, blocks in self._placed.values():
+            self._probes += probes
+            self._blocks += blocks
+        self._probes.sort()
+        self._blocks.sort()
 
     def _place(self, group: str) -> None:
         """Take a group out of the sorted lists and put it where it belongs now."""
