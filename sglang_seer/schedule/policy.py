@@ -46,7 +46,8 @@ class Waiting(NamedTuple):
 
 # When a request began to wait; by arrival those that began together.
 SINCE = itemgetter(4, 0)
-_KIND = itemgetter(2, 3)
+# Tokens generated and limit: requests of a group that agree on them are alike.
+KIND = itemgetter(2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +145,13 @@ class Decision:
 
 
 def place_group(
-    group: str, members: Sequence[Waiting], lengths: LengthModel, running: int, rules: Rules
+    group: str, members: Sequence[Waiting], lengths: LengthModel, running: int, rules: Rules, *, alike: bool = False
 ) -> tuple[list[Probe], list[Block]]:
-    """Probes and blocks of one group. members: those that are not overdue, by arrival; running: those that run, or
-    will before them because they are overdue."""
+    """Probes and blocks of one group.
+
+    members: those that are not overdue, by arrival. running: those that run, or will before them because they are
+    overdue. alike: whether the members are known to have generated the same number of tokens under one limit.
+    """
     finished = lengths.finished(group)
     probes: list[Probe] = []
     others, ahead, step = len(members), running, rules.resolution * _NATS_PER_OCTAVE
@@ -161,13 +165,12 @@ def place_group(
     members = members[len(probes) :]
     if not members:
         return probes, []
-    kinds = set(map(_KIND, members))
-    if len(kinds) == 1:
+    if alike:
         return probes, [_block(group, members, lengths, finished, rules)]
-    alike: dict[tuple[int, int], list[Waiting]] = {}
+    kinds: dict[tuple[int, int], list[Waiting]] = {}
     for entry in members:
-        alike.setdefault((entry.generated_tokens, entry.limit_tokens), []).append(entry)
-    return probes, [_block(group, entries, lengths, finished, rules) for entries in alike.values()]
+        kinds.setdefault((entry.generated_tokens, entry.limit_tokens), []).append(entry)
+    return probes, [_block(group, entries, lengths, finished, rules) for entries in kinds.values()]
 
 
 def _block(group: str, entries: Sequence[Waiting], lengths: LengthModel, finished: int, rules: Rules) -> Block:
