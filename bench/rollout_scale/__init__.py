@@ -1,0 +1,1 @@
+"""Cost of the rollout controller itself, against engines that compute nothing."""

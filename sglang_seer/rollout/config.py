@@ -1,0 +1,58 @@
+"""The knobs of a rollout over many engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from sglang_seer.schedule import Rules
+from sglang_seer.schedule.placement import PlacementRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutConfig:
+    """chunk_tokens: most tokens of a chunk. stream_tokens: an engine sends what it has after so many; what it had sent
+    when it died is kept. 0: a quarter of the chunk.
+    logprobs: of every output token. return_text: needs a tokenizer.
+    buffer_requests: prompts are taken from their source while fewer requests are unfinished. undelivered_samples: no
+    new chunks while so many finished samples wait for the caller.
+    one_weight_version: a sample that meets other weights than it began with starts again.
+    poll_s: between looks at an engine. silent_s: an engine with chunks that sends nothing for so long is asked for its
+    health. health_s: and has so long to answer. no_engine_s: the rollout fails when no engine was up for so long.
+    strikes: answers in a row that were none, after which an engine rests for backoff_s, twice as long each time.
+    fruitless: chunks in a row without a token, after which a sample ends as an error.
+    """
+
+    chunk_tokens: int = 2048
+    stream_tokens: int = 0
+    logprobs: bool = False
+    buffer_requests: int = 32_768
+    undelivered_samples: int = 4_096
+    one_weight_version: bool = False
+    poll_s: float = 1.0
+    silent_s: float = 10.0
+    health_s: float = 25.0
+    connect_s: float = 5.0
+    no_engine_s: float = 60.0
+    strikes: int = 3
+    backoff_s: float = 1.0
+    most_backoff_s: float = 30.0
+    fruitless: int = 16
+    max_running: int | None = None
+    placement: PlacementRules = field(default_factory=PlacementRules)
+    rules: Rules = field(default_factory=Rules)
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_tokens", "buffer_requests", "undelivered_samples", "strikes", "fruitless"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}: got {value}, wanted at least 1")
+        for one in fields(self):
+            if one.name.endswith("_s") and not getattr(self, one.name) > 0:
+                raise ValueError(f"{one.name}: got {getattr(self, one.name)}, wanted more than 0 seconds")
+        if not self.stream_tokens >= 0:
+            raise ValueError(f"stream_tokens: got {self.stream_tokens}, wanted at least 0")
+        if self.max_running is not None and self.max_running < 1:
+            raise ValueError(f"max_running: got {self.max_running}, wanted at least 1 or None")
+
+    @property
+    def stream_interval(self) -> int:
+        return self.stream_tokens or max(1, self.chunk_tokens // 4)
