@@ -35,8 +35,9 @@ class Request:
     chunks: list[Chunk] = field(default_factory=list)
     engine: str | None = None
     finished: bool = False
-    # Chunks in a row that brought nothing, and engines that refused the request.
+    # Chunks in a row that brought nothing, engines that answered those badly, and engines that refused the request.
     fruitless: int = 0
+    avoid: set[str] = field(default_factory=set)
     refusals: dict[str, str] = field(default_factory=dict)
     # Set once it is to end before its time: cancelled, or deadline.
     ends_as: str | None = None
@@ -211,10 +212,10 @@ class RequestBuffer:
         return assigned
 
     def _place(self, request: Request, engines: Sequence[EngineLoad]) -> Placement | None:
-        # An engine that refused it is asked again only if all have.
-        if request.refusals:
-            willing = [engine for engine in engines if engine.name not in request.refusals]
-            engines = willing or engines
+        # An engine that did not serve it is asked again only if none else is there.
+        if request.refusals or request.avoid:
+            bad = request.avoid.union(request.refusals)
+            engines = [engine for engine in engines if engine.name not in bad] or engines
         cached = request.cached_tokens or self._prompt_at.get(request.group, {})
         return place(self._need_tokens(request), cached, engines, self._placement)
 
@@ -288,7 +289,10 @@ class RequestBuffer:
         request.output_ids += output_ids
         request.logprobs += logprobs or ()
         request.chunks.append(chunk)
-        request.fruitless = 0 if output_ids else request.fruitless + 1
+        request.fruitless += 1
+        if output_ids:
+            request.fruitless = 0
+            request.avoid.clear()
         if finished:
             self._leave(request, complete=True)
             return

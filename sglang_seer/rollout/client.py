@@ -65,9 +65,9 @@ class EngineClient:
                 f"meta_info.prompt_tokens; saw {str(answer)[:SHOWN_CHARACTERS]}"
             ) from error
 
-    async def load(self) -> Load:
+    async def load(self, timeout_s: float = SHORT_CALL_S) -> Load:
         """The engine's load, summed over its data-parallel ranks; the engine reads it from shared memory."""
-        answer = await self._call("GET", "/v1/loads", params={"include": "core"}, timeout_s=SHORT_CALL_S)
+        answer = await self._call("GET", "/v1/loads", params={"include": "core"}, timeout_s=timeout_s)
         try:
             ranks = answer["loads"]
             return Load(

@@ -25,6 +25,7 @@ from sglang_seer.rollout.link import Cancelled, EngineLink, Outcome
 from sglang_seer.rollout.prompts import ids_of
 from sglang_seer.rollout.samples import Chunk, Group, Prompt, Sample
 from sglang_seer.rollout.seams import Seams, Tokenizer
+from sglang_seer.rollout.timing import until_set
 from sglang_seer.rollout.verdict import judge
 
 Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
@@ -174,7 +175,7 @@ class RolloutController:
         self._sizes, self._fed = {}, False
         self._out = asyncio.Queue()
         self._undelivered = 0
-        feeder = asyncio.create_task(self._guard(self._feed(prompts)))
+        feeder = asyncio.create_task(self._feed(prompts))
         helpers = [feeder, asyncio.create_task(self._guard(self._run()))]
         if deadline_s is not None:
             helpers.append(asyncio.create_task(self._guard(self._deadline(deadline_s, feeder))))
@@ -214,16 +215,17 @@ class RolloutController:
             self._buffer.drop(request)
 
     async def _feed(self, prompts: Prompts) -> None:
-        try:
-            if isinstance(prompts, AsyncIterable):
-                async for prompt in prompts:
-                    await self._submit(prompt)
-            else:
-                for prompt in prompts:
-                    await self._submit(prompt)
-        finally:
-            self._fed = True
-            self._out.put_nowait(None)
+        await self._guard(self._submit_all(prompts))
+        self._fed = True
+        self._out.put_nowait(None)
+
+    async def _submit_all(self, prompts: Prompts) -> None:
+        if isinstance(prompts, AsyncIterable):
+            async for prompt in prompts:
+                await self._submit(prompt)
+        else:
+            for prompt in prompts:
+                await self._submit(prompt)
 
     async def _submit(self, prompt: Prompt) -> None:
         while len(self._buffer) + self._undelivered >= self.config.buffer_requests:
@@ -296,10 +298,7 @@ class RolloutController:
                     self._start(assignment)
             # What changes while a pass would still be paid for is taken together by the next one.
             await asyncio.sleep((loop.time() - started_s) / PASS_SHARE)
-            try:
-                await asyncio.wait_for(self._wake.wait(), self.config.poll_s)
-            except TimeoutError:
-                continue
+            await until_set(self._wake, self.config.poll_s)
 
     def _start(self, assignment: Assignment) -> None:
         request = assignment.request
@@ -380,6 +379,7 @@ class RolloutController:
         else:
             self.counts.add(self.counts.broken, verdict.end.split(":")[0])
             if outcome.blame:
+                request.avoid.add(link.url)
                 self._strike(link, verdict.end)
         finished = verdict.finish_reason is not None
         other_weights = self.config.one_weight_version and self._other_weights(request, chunk)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sglang_seer.rollout.client import EngineClient, EngineError
+from sglang_seer.rollout.client import SHORT_CALL_S, EngineClient, EngineError
 from sglang_seer.rollout.config import RolloutConfig
 from sglang_seer.rollout.events import EventReader, GarbageError, Part, RefusedError
 from sglang_seer.rollout.records import Load
@@ -110,7 +110,7 @@ class EngineLink:
     async def load(self) -> Load | None:
         """None where it does not say."""
         try:
-            return await self._client.load()
+            return await self._client.load(min(SHORT_CALL_S, self._config.silent_s))
         except EngineError as error:
             self.last_error = str(error)
             return None
@@ -164,8 +164,11 @@ def outcome_of(reader: EventReader, broken: str | None) -> Outcome:
     except RefusedError as error:
         return _refusal(error.code, f"status {error.code}: {error}")
     finish = part.finish if part is not None else None
-    if finish is not None and finish.type == "abort" and not (part and part.output_ids):
-        return _refusal(finish.status_code or 500, f"aborted: {finish.message or 'without a reason'}")
+    if part is not None and finish is not None and finish.type == "abort":
+        # An abort without a status comes from outside, as before an update of weights: what was generated is good.
+        if not part.output_ids:
+            return _refusal(finish.status_code or 500, f"aborted: {finish.message or 'without a reason'}")
+        return Outcome(part, blame=finish.status_code is not None)
     return Outcome(part, broken, blame=part is None and broken is None)
 
 

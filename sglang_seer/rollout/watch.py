@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sglang_seer.rollout.client import EngineError
 from sglang_seer.rollout.link import EngineLink
+from sglang_seer.rollout.timing import until_set
 
 if TYPE_CHECKING:
     from sglang_seer.rollout.fleet import Fleet
@@ -30,10 +31,7 @@ async def watch(link: EngineLink, fleet: Fleet) -> None:
             await _examine(link, fleet)
         else:
             await _look(link, fleet)
-        try:
-            await asyncio.wait_for(link.suspect.wait(), config.poll_s)
-        except TimeoutError:
-            continue
+        await until_set(link.suspect, config.poll_s)
 
 
 async def _look(link: EngineLink, fleet: Fleet) -> None:
@@ -67,8 +65,14 @@ async def _examine(link: EngineLink, fleet: Fleet) -> None:
         # One more bad answer, and it rests again.
         link.strikes = config.strikes - 1
         link.suspect.clear()
-    elif await link.load() is None:
-        fleet.expel(link, f"its connection broke: {link.last_error}")
+        return
+    try:
+        # A connection broke. The engine may be gone, or be another one by now.
+        link.facts = await link.ask()
+        fleet.check_fit(link)
+    except (EngineError, ValueError) as error:
+        link.last_error = str(error)
+        fleet.expel(link, f"after a connection broke: {error}")
 
 
 async def _bring_back(link: EngineLink, fleet: Fleet) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
+from sglang_seer.rollout.timing import within
+
 MOST_HEAD_BYTES = 65_536
 MOST_ERROR_BYTES = 4_096
 # More body than that in one frame is no engine's event.
@@ -235,7 +237,7 @@ class Wire:
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
         making = loop.create_connection(_Connection, self._host, self._port, ssl=self._tls or None)
-        _, connection = await asyncio.wait_for(making, self._connect_timeout_s)
+        _, connection = await within(making, self._connect_timeout_s)
         self._open.add(connection)
         return connection
 
