@@ -194,6 +194,11 @@ class RequestBuffer:
         """Those whose chunk runs there."""
         return list(self._on[name].values())
 
+    def expected_left_tokens(self, request: Request) -> float:
+        """Of an unfinished request, as its group is estimated; at least 1."""
+        whole = self.lengths.expected_tokens(request.group, request.plan.limit)
+        return max(whole - len(request.output_ids), 1.0)
+
     def submit(self, request: Request) -> None:
         """Takes a request, new or begun in an earlier run."""
         self._members[request.group] = self._members.get(request.group, 0) + 1

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
+
+import msgspec
 
 from sglang_seer.schedule import Rules
 from sglang_seer.schedule.placement import PlacementRules
+
+_PARTS: dict[str, type[PlacementRules | Rules]] = {"placement": PlacementRules, "rules": Rules}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,19 @@ class RolloutConfig:
             raise ValueError(f"stream_tokens: got {self.stream_tokens}, wanted at least 0")
         if self.max_running is not None and self.max_running < 1:
             raise ValueError(f"max_running: got {self.max_running}, wanted at least 1 or None")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> RolloutConfig:
+        """From JSON's objects. Raises ValueError for an unknown key or a value of another type."""
+        for kind, given in ((cls, values), *((kind, values.get(name)) for name, kind in _PARTS.items())):
+            if isinstance(given, Mapping):
+                known = [one.name for one in fields(kind)]
+                if unknown := [key for key in given if key not in known]:
+                    raise ValueError(f"unknown key {unknown[0]!r}; known are {', '.join(known)}")
+        try:
+            return msgspec.convert(dict(values), cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"rollout config: {error}") from error
 
     @property
     def stream_interval(self) -> int:

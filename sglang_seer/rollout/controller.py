@@ -9,7 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Sequence,
+)
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any
@@ -30,6 +39,7 @@ from sglang_seer.rollout.seams import Seams, Tokenizer
 
 Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
 Reward = Callable[[Sample], Awaitable[Any]]
+OnRefused = Callable[[Prompt, ValueError], None]
 
 
 class RolloutController:
@@ -165,12 +175,14 @@ class RolloutController:
         self,
         prompts: Prompts,
         *,
+        done: Collection[tuple[str, int]] = (),
         deadline_s: float | None = None,
         reward: Reward | None = None,
-        on_refused: Callable[[Prompt, ValueError], None] | None = None,
+        on_refused: OnRefused | None = None,
     ) -> AsyncGenerator[Sample, None]:
         """Every sample of every prompt once, as it finishes.
 
+        done: group and number of samples that are there already and are left out.
         deadline_s: seconds after which whatever is unfinished is yielded as it is, with finish_reason `deadline`.
         reward: awaited for each complete sample while others generate; the sample is yielded with it.
         on_refused: told of prompts that cannot be served, which are left out; without it the first one is raised.
@@ -185,7 +197,7 @@ class RolloutController:
         self._sizes, self._fed = {}, False
         self._out = asyncio.Queue()
         self._undelivered = 0
-        feeder = asyncio.create_task(self._feed(prompts, on_refused))
+        feeder = asyncio.create_task(self._feed(prompts, done, on_refused))
         helpers = [feeder, asyncio.create_task(self._guard(self._runner.run(self._may_start)))]
         if deadline_s is not None:
             helpers.append(asyncio.create_task(self._guard(self._deadline(deadline_s, feeder))))
@@ -224,18 +236,20 @@ class RolloutController:
         await asyncio.gather(*rewards, return_exceptions=True)
         await self._runner.abandon()
 
-    async def _feed(self, prompts: Prompts, on_refused: Callable[[Prompt, ValueError], None] | None) -> None:
-        await self._guard(self._submit_all(prompts, on_refused))
+    async def _feed(self, prompts: Prompts, done: Collection[tuple[str, int]], on_refused: OnRefused | None) -> None:
+        await self._guard(self._submit_all(prompts, done, on_refused))
         self._fed = True
         self._out.put_nowait(None)
 
-    async def _submit_all(self, prompts: Prompts, on_refused: Callable[[Prompt, ValueError], None] | None) -> None:
+    async def _submit_all(
+        self, prompts: Prompts, done: Collection[tuple[str, int]], on_refused: OnRefused | None
+    ) -> None:
         async for prompt in _each(prompts):
             while len(self._buffer) + self._undelivered >= self.config.buffer_requests:
                 self._drained.clear()
                 await self._drained.wait()
             try:
-                requests = self._requests_of(prompt)
+                requests = self._requests_of(prompt, done)
             except ValueError as error:
                 if on_refused is None:
                     raise
@@ -245,7 +259,7 @@ class RolloutController:
             # Long lists of prompts leave the others their turns.
             await asyncio.sleep(0)
 
-    def _requests_of(self, prompt: Prompt) -> list[Request]:
+    def _requests_of(self, prompt: Prompt, done: Collection[tuple[str, int]]) -> list[Request]:
         """Raises ValueError for a prompt that cannot be served."""
         if prompt.group in self._sizes:
             raise ValueError(f"prompt {prompt.group!r}: a group of that name is there already")
@@ -255,12 +269,13 @@ class RolloutController:
             raise ValueError(f"prompt {prompt.group!r}: {error}") from error
         input_ids = ids_of(prompt, self._tokenizer)
         self._fleet.check_length(prompt.group, len(input_ids), its_plan.limit)
-        self._sizes[prompt.group] = prompt.samples
-        numbers = range(self._arrivals, self._arrivals + prompt.samples)
-        self._arrivals += prompt.samples
+        wanted = [sample for sample in range(prompt.samples) if (prompt.group, sample) not in done]
+        self._sizes[prompt.group] = len(wanted)
+        first = self._arrivals
+        self._arrivals += len(wanted)
         return [
             Request(number, prompt.group, sample, input_ids, its_plan, prompt.seed_of(sample), prompt.metadata)
-            for sample, number in enumerate(numbers)
+            for number, sample in enumerate(wanted, first)
         ]
 
     def _submit(self, requests: Iterable[Request]) -> None:
