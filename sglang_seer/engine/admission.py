@@ -36,7 +36,9 @@ class Admission:
 
     def load(self, request: Any, kv_tokens: int, *, reserve_tokens: int = 0) -> Load:
         """The request's future in the pool; kv_tokens: what it holds of the pool, shared prefixes left out."""
-        return Load.of(kv_tokens, self.remaining(request), reserve_tokens=reserve_tokens)
+        return Load.of(
+            kv_tokens, self.remaining(request), reserve_tokens=reserve_tokens, chunk_tokens=self._chunk(request)
+        )
 
     def joined(self, request: Any) -> None:
         """Count what a request costs that comes back after a yield."""
@@ -55,6 +57,15 @@ class Admission:
         done = len(request.origin_input_ids) - identity.prompt_tokens + len(request.output_ids)
         done = min(done, identity.limit_tokens - 1)
         return self._lengths.remaining(identity.group, done, identity.limit_tokens, member=state.arrival)
+
+    def _chunk(self, request: Any) -> int | None:
+        """Tokens until the request ends as a chunk of a response that goes on elsewhere, None for a whole response."""
+        identity = self._states.of(request).identity
+        left = max(request.sampling_params.max_new_tokens - len(request.output_ids), 1)
+        if identity is None:
+            return None
+        done = len(request.origin_input_ids) - identity.prompt_tokens + len(request.output_ids)
+        return left if done + left < identity.limit_tokens else None
 
 
 def adder_class(stock: type[PrefillAdder], admission: Admission) -> type[PrefillAdder]:

@@ -16,6 +16,10 @@ class EngineError(RuntimeError):
     """An engine gave no usable answer; the text says which engine, which call, and what came back."""
 
 
+class RolloutError(RuntimeError):
+    """A rollout cannot go on; the text holds what each engine said."""
+
+
 class EngineClient:
     """Speaks to the engine at `base_url` (`http://127.0.0.1:30000`); an async context manager.
 
@@ -65,9 +69,9 @@ class EngineClient:
                 f"meta_info.prompt_tokens; saw {str(answer)[:SHOWN_CHARACTERS]}"
             ) from error
 
-    async def load(self) -> Load:
+    async def load(self, timeout_s: float = SHORT_CALL_S) -> Load:
         """The engine's load, summed over its data-parallel ranks; the engine reads it from shared memory."""
-        answer = await self._call("GET", "/v1/loads", params={"include": "core"}, timeout_s=SHORT_CALL_S)
+        answer = await self._call("GET", "/v1/loads", params={"include": "core"}, timeout_s=timeout_s)
         try:
             ranks = answer["loads"]
             return Load(
@@ -87,7 +91,17 @@ class EngineClient:
             raise EngineError(f"{self.base_url}/server_info: wanted an object, saw {str(info)[:SHOWN_CHARACTERS]}")
         return info
 
-    async def _call(self, method: str, path: str, *, timeout_s: float | None, **options: Any) -> Any:
+    async def health(self, timeout_s: float) -> None:
+        """Returns if the engine says that it is healthy within `timeout_s`."""
+        await self._call("GET", "/health", timeout_s=timeout_s, empty=True)
+
+    async def abort(self, rid: str) -> None:
+        """Ends a request of that id, if it runs."""
+        await self._call("POST", "/abort_request", json={"rid": rid}, timeout_s=SHORT_CALL_S, empty=True)
+
+    async def _call(
+        self, method: str, path: str, *, timeout_s: float | None, empty: bool = False, **options: Any
+    ) -> Any:
         if self._session is None:
             raise RuntimeError("EngineClient is an async context manager: use it in `async with`")
         url = self.base_url + path
@@ -97,7 +111,7 @@ class EngineClient:
                 if response.status != 200:
                     text = await response.text(errors="replace")
                     raise EngineError(f"{url}: status {response.status}: {text[:SHOWN_CHARACTERS]}")
-                return await response.json()
+                return None if empty else await response.json()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             # ValueError: the body of a status 200 is no JSON.
             raise EngineError(f"{url}: {type(error).__name__}: {error}") from error

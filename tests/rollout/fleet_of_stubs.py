@@ -1,0 +1,95 @@
+"""Stand-in engines and rollouts on them; a stand-in computes nothing, it speaks SGLang's protocol."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from bench.controller.stub import Behaviour, Stub, whole_response
+from sglang_seer.rollout.config import RolloutConfig
+from sglang_seer.rollout.controller import RolloutController
+from sglang_seer.rollout.samples import Prompt, Sample
+
+# Short waits, so that a test that waits for a verdict on an engine does not take long.
+FAST = {"poll_s": 0.05, "silent_s": 0.3, "health_s": 0.3, "connect_s": 1.0, "backoff_s": 0.1, "no_engine_s": 1.0}
+LIMIT = 120
+MEAN_TOKENS = 80
+
+
+def config(**options: Any) -> RolloutConfig:
+    return RolloutConfig(**{"chunk_tokens": 32, "stream_tokens": 4, "logprobs": True, **FAST, **options})
+
+
+@asynccontextmanager
+async def stubs(count: int, **behaviour: Any) -> AsyncIterator[list[Stub]]:
+    """Running stand-ins, killed at the end."""
+    engines = [Stub(Behaviour(mean_tokens=MEAN_TOKENS, **behaviour)) for _ in range(count)]
+    for engine in engines:
+        await engine.start()
+    try:
+        yield engines
+    finally:
+        for engine in engines:
+            await engine.kill()
+
+
+def prompts(count: int, *, samples: int = 4, limit: int = LIMIT, **sampling: Any) -> list[Prompt]:
+    return [
+        Prompt(
+            group=f"g{number}",
+            input_ids=[7] * (5 + number % 3),
+            samples=samples,
+            sampling={"max_new_tokens": limit, **sampling},
+            seed=3,
+        )
+        for number in range(count)
+    ]
+
+
+def assert_undisturbed(samples: list[Sample], wanted: list[Prompt], *, allow_missing: bool = False) -> None:
+    """Every sample once, with the tokens and log-probabilities of an engine that was never disturbed."""
+    keys = sorted((sample.group, sample.sample) for sample in samples)
+    due = sorted((prompt.group, number) for prompt in wanted for number in range(prompt.samples))
+    if allow_missing:
+        assert len(set(keys)) == len(keys) and set(keys) <= set(due)
+    else:
+        assert keys == due
+    by_group = {prompt.group: prompt for prompt in wanted}
+    for sample in samples:
+        prompt = by_group[sample.group]
+        limit = prompt.sampling["max_new_tokens"]
+        output_ids, logprobs = whole_response(prompt.seed_of(sample.sample), len(prompt.input_ids), limit, MEAN_TOKENS)
+        assert sample.output_ids == output_ids
+        assert sample.logprobs == logprobs
+        assert sample.finish_reason == ("stop" if output_ids[-1] == 2 else "length")
+        assert sum(chunk.tokens for chunk in sample.chunks) == len(output_ids)
+
+
+def assert_settled(controller: RolloutController) -> None:
+    """Nothing is held any more."""
+    assert len(controller.buffer) == 0
+    assert [(e.in_flight, e.reserved_tokens) for e in controller.buffer.engines.values()] == [(0, 0)] * len(
+        controller.buffer.engines
+    )
+
+
+Disturb = Callable[[RolloutController, list[Stub]], Awaitable[None]]
+
+
+async def disturbed(
+    engines: list[Stub], wanted: list[Prompt], disturb: Disturb | None = None, **options: Any
+) -> tuple[list[Sample], RolloutController]:
+    """A rollout during which `disturb` runs."""
+    async with RolloutController([engine.url for engine in engines], config=config(**options)) as controller:
+        task = asyncio.create_task(disturb(controller, engines)) if disturb is not None else None
+        samples = [sample async for sample in controller.samples(wanted)]
+        if task is not None:
+            await task
+        assert_settled(controller)
+        return samples, controller
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for a condition; the test's own time limit ends what never comes."""
+    while not condition():
+        await asyncio.sleep(0.005)
