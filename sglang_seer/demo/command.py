@@ -14,12 +14,13 @@ from types import FrameType
 from sglang_seer.demo import inputs
 from sglang_seer.demo.compare import compare
 from sglang_seer.demo.plan import SEER, STOCK, Side, plan_requests, pool_tokens, shared_environment, shared_flags
-from sglang_seer.demo.servers import ServerError, ServerPlan, pick_port
+from sglang_seer.demo.servers import ServerError, ServerPlan, pick_ports
 from sglang_seer.demo.side import run_side
 from sglang_seer.report import kept
 from sglang_seer.report.figures import figures
 from sglang_seer.report.picture import draw, require_matplotlib
 from sglang_seer.report.table import table
+from sglang_seer.rollout.config import RolloutConfig
 
 SHOWN_DIFFERENCES = 3
 
@@ -37,9 +38,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--n", type=_positive, default=8, help="samples a prompt")
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts and samples")
     parser.add_argument("--max-new-tokens", type=_positive, default=2048, help="limit of one response")
-    parser.add_argument("--max-running-requests", type=_positive, default=64, help="of each server")
+    parser.add_argument("--engines", type=_positive, default=2, help="servers of each side, all on this machine")
+    parser.add_argument(
+        "--chunk-tokens", type=_positive, default=512, help="of Seer's divided rollout over several engines"
+    )
+    parser.add_argument("--max-running-requests", type=_positive, default=32, help="of each server")
     parser.add_argument("--kv-tokens", type=_positive, help="KV slots of each server; default: a quarter of the demand")
-    parser.add_argument("--port", type=int, help="of the servers, on the loopback address; default: any free one")
+    parser.add_argument("--port", type=int, help="of the first server, on the loopback address; default: any free one")
     parser.add_argument("--picture", type=Path, default=Path("seer-demo.png"), help="where the picture goes")
     parser.add_argument("--json", type=Path, help="keep every figure and every sample in this file")
     parser.add_argument("--start-timeout", type=_positive, default=600, help="seconds a server may take to start")
@@ -80,7 +85,7 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
     for path in (args.picture, args.json):
         if path is not None and not path.absolute().parent.is_dir():
             raise ValueError(f"{path}: wanted a file in a folder that is there")
-    port = pick_port(args.port)
+    ports = pick_ports(args.port, args.engines)
     prompts = inputs.read_prompts(args.prompts) if args.prompts else inputs.example_prompts(args.num_prompts, args.seed)
     context = inputs.context_length(args.model)
     reward = inputs.example_reward() if any(prompt.answer is not None for prompt in prompts) else None
@@ -88,19 +93,36 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
     requests = plan_requests(
         prompts, tokenizer, samples=args.n, seed=args.seed, limit=args.max_new_tokens, context=context
     )
-    kv_tokens = args.kv_tokens or pool_tokens(requests)
+    kv_tokens = args.kv_tokens or pool_tokens(requests, args.engines)
     print(
         f"{len(prompts)} prompts x {args.n} samples, at most {args.max_new_tokens} tokens each; "
-        f"KV for {kv_tokens:,} tokens, at most {args.max_running_requests} running"
+        f"{args.engines} engine{'s' * (args.engines > 1)} a side, "
+        f"each with KV for {kv_tokens:,} tokens and at most {args.max_running_requests} running"
     )
     shared = shared_flags(args.model.absolute(), kv_tokens=kv_tokens, max_running=args.max_running_requests)
     folder = Path(tempfile.mkdtemp(prefix="seer-demo-"))
     rollouts = {}
     for side in (stock, seer):
         environment = {**shared_environment(), **side.environment}
-        plan = ServerPlan(label=side.label, port=port, flags=(*shared, *side.flags), environment=environment)
+        plans = [
+            ServerPlan(
+                label=side.label if len(ports) == 1 else f"{side.label}-{number}",
+                port=port,
+                flags=(*shared, *side.flags),
+                environment=environment,
+            )
+            for number, port in enumerate(ports, 1)
+        ]
+        # One engine schedules by itself; over several the controller decides who runs where.
+        divided = side is seer and args.engines > 1
         rollouts[side.label] = run_side(
-            plan, requests, folder, start_timeout_s=args.start_timeout, timeout_s=args.timeout
+            side.label,
+            plans,
+            requests,
+            folder,
+            controller=RolloutConfig(chunk_tokens=args.chunk_tokens) if divided else None,
+            start_timeout_s=args.start_timeout,
+            timeout_s=args.timeout,
         )
     comparison = compare(
         prompts=prompts,
@@ -110,6 +132,8 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
         tokenizer=tokenizer,
         reward=reward,
         settings={
+            "engines": args.engines,
+            "chunk_tokens": args.chunk_tokens if args.engines > 1 else None,
             "prompts": len(prompts),
             "samples_a_prompt": args.n,
             "seed": args.seed,

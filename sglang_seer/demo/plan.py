@@ -59,11 +59,11 @@ def plan_requests(
     return requests
 
 
-def pool_tokens(requests: Sequence[GenerateRequest]) -> int:
-    """KV slots: a share of the expected demand, and always enough for the longest request alone."""
+def pool_tokens(requests: Sequence[GenerateRequest], engines: int) -> int:
+    """KV slots of an engine: its part of a share of the expected demand, and always enough for the longest request."""
     demand = sum(len(request.input_ids) + EXPECTED_LENGTH_SHARE * request.limit for request in requests)
     longest = max(len(request.input_ids) + request.limit for request in requests)
-    return max(math.ceil(POOL_SHARE * demand), longest + POOL_SPARE_TOKENS)
+    return max(math.ceil(POOL_SHARE * demand / engines), longest + POOL_SPARE_TOKENS)
 
 
 def shared_flags(model: Path, *, kv_tokens: int, max_running: int) -> tuple[str, ...]:

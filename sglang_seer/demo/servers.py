@@ -60,6 +60,16 @@ def pick_port(wanted: int | None) -> int:
         return int(probe.getsockname()[1])
 
 
+def pick_ports(first: int | None, count: int) -> list[int]:
+    """`count` free ports, from `first` on if it is given. Raises ValueError where one is in use."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = pick_port(None if first is None else first + len(ports))
+        if port not in ports:
+            ports.append(port)
+    return ports
+
+
 def environment(plan: ServerPlan) -> dict[str, str]:
     """Ours, with the plan's on top. What the caller set for Seer is left out: a side has only what its plan says."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_SEER")}

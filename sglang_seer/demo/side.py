@@ -1,17 +1,21 @@
-"""One side of the demo: start a server, run the rollout with a progress bar, stop the server."""
+"""One side of the demo: start its servers, run the rollout with a progress bar, stop the servers."""
 
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sglang_seer.demo.servers import Server, ServerPlan, serve
-from sglang_seer.rollout.client import EngineClient, EngineError
+from sglang_seer.rollout.client import EngineClient, EngineError, RolloutError
+from sglang_seer.rollout.config import RolloutConfig
+from sglang_seer.rollout.controller import RolloutController
 from sglang_seer.rollout.records import GenerateRequest, Generation, Load
-from sglang_seer.rollout.synchronous import Rollout, roll_out
+from sglang_seer.rollout.samples import Prompt, Sample
+from sglang_seer.rollout.synchronous import Rollout, roll_out, watched
 
 WARM_UP_REQUESTS = 4
 WARM_UP_TOKENS = 16
@@ -50,33 +54,106 @@ class Progress:
 
 
 def run_side(
-    plan: ServerPlan, requests: Sequence[GenerateRequest], folder: Path, *, start_timeout_s: float, timeout_s: float
+    label: str,
+    plans: Sequence[ServerPlan],
+    requests: Sequence[GenerateRequest],
+    folder: Path,
+    *,
+    controller: RolloutConfig | None,
+    start_timeout_s: float,
+    timeout_s: float,
 ) -> Rollout:
-    """The rollout on a server of its own. Raises ServerError where the server or the rollout fails."""
-    print(f"{plan.label}: starting the server", flush=True)
-    with serve(plan, folder) as server:
-        ready_s = server.wait_until_ready(start_timeout_s)
-        print(f"{plan.label}: ready after {ready_s:.0f} s", flush=True)
+    """The rollout on servers of its own.
+
+    controller: of a divided rollout; None sends everything at once, groups to the servers in turn. Raises ServerError
+    where a server or the rollout fails.
+    """
+    print(f"{label}: starting the server" + (f"s, {len(plans)}" if len(plans) > 1 else ""), flush=True)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(serve(plan, folder)) for plan in plans]
+        ready_s = max(server.wait_until_ready(start_timeout_s) for server in servers)
+        print(f"{label}: ready after {ready_s:.0f} s", flush=True)
         try:
-            return asyncio.run(_rollout(server, requests, timeout_s))
-        except EngineError as error:
+            return asyncio.run(_rollout(label, servers, requests, controller, timeout_s))
+        except (EngineError, RolloutError) as error:
             # A server that has just died takes a moment to be seen as dead.
             time.sleep(1.0)
-            server.check()
-            raise server.error(str(error)) from error
+            for server in servers:
+                server.check()
+            raise servers[0].error(str(error)) from error
         except TimeoutError as error:
-            raise server.error(f"the rollout took longer than {timeout_s:.0f} s") from error
+            raise servers[0].error(f"the rollout took longer than {timeout_s:.0f} s") from error
 
 
-async def _rollout(server: Server, requests: Sequence[GenerateRequest], timeout_s: float) -> Rollout:
-    async with EngineClient(server.plan.url) as client:
-        await asyncio.gather(*(client.generate(request) for request in warm_up(requests)))
-        progress = Progress(server.plan.label, len(requests))
+async def _rollout(
+    label: str,
+    servers: Sequence[Server],
+    requests: Sequence[GenerateRequest],
+    controller: RolloutConfig | None,
+    timeout_s: float,
+) -> Rollout:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(EngineClient(server.plan.url)) for server in servers]
+        await asyncio.gather(*(client.generate(request) for client in clients for request in warm_up(requests)))
+        progress = Progress(label, len(requests))
         try:
-            rollout = roll_out(client, requests, on_finish=progress.finished, on_load=progress.loaded)
+            if controller is None:
+                rollout = roll_out(clients, requests, on_finish=progress.finished, on_load=progress.loaded)
+            else:
+                rollout = _divided(clients, requests, controller, progress)
             return await asyncio.wait_for(rollout, timeout_s)
         finally:
             progress.close()
+
+
+async def _divided(
+    clients: Sequence[EngineClient], requests: Sequence[GenerateRequest], config: RolloutConfig, progress: Progress
+) -> Rollout:
+    """The same requests through the controller."""
+    generations: dict[tuple[str, int], Generation] = {}
+    async with (
+        RolloutController([client.base_url for client in clients], config=config) as controller,
+        watched(clients, progress.loaded) as loads,
+    ):
+        async for sample in controller.samples(_prompts(requests)):
+            if not sample.complete:
+                raise RolloutError(
+                    f"{sample.group} sample {sample.sample} ended as {sample.finish_reason}: {sample.error}"
+                )
+            generation = generations[sample.group, sample.sample] = _generation(sample)
+            progress.finished(generation)
+    return Rollout(generations=[generations[request.group, request.sample] for request in requests], loads=loads)
+
+
+def _prompts(requests: Sequence[GenerateRequest]) -> list[Prompt]:
+    groups: dict[str, list[GenerateRequest]] = {}
+    for request in requests:
+        groups.setdefault(request.group, []).append(request)
+    return [
+        Prompt(
+            group=group,
+            input_ids=members[0].input_ids,
+            samples=len(members),
+            seeds=[request.seed for request in members],
+            sampling={"max_new_tokens": members[0].limit, "temperature": members[0].temperature},
+        )
+        for group, members in groups.items()
+    ]
+
+
+def _generation(sample: Sample) -> Generation:
+    return Generation(
+        group=sample.group,
+        sample=sample.sample,
+        output_ids=sample.output_ids,
+        finish_reason=sample.finish_reason,
+        prompt_tokens=len(sample.input_ids),
+        submitted_s=sample.submitted_s,
+        first_s=None,
+        finished_s=sample.finished_s,
+        retractions=sum(chunk.retractions for chunk in sample.chunks),
+        verify_steps=sum(chunk.verify_steps for chunk in sample.chunks),
+    )
 
 
 def warm_up(requests: Sequence[GenerateRequest]) -> list[GenerateRequest]:

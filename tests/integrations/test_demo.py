@@ -17,7 +17,7 @@ from sglang_seer.demo.servers import ServerPlan, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "tiny_reasoner" / "model"
-SMALL = ["--num-prompts", "3", "--n", "2", "--max-new-tokens", "200", "--max-running-requests", "4"]
+SMALL = ["--num-prompts", "3", "--n", "2", "--max-new-tokens", "200", "--max-running-requests", "4", "--engines", "1"]
 DEMO_TIMEOUT_S = 500
 KEYS = (
     "samples_total",
@@ -51,6 +51,21 @@ def test_the_demo_from_end_to_end(tmp_path: Path) -> None:
     assert any(sample["seer"]["verify_steps"] > 0 for sample in samples)
     assert content["acceptance_length"] > 1.0
     assert all(content["loads"][side] for side in ("stock", "seer"))
+
+
+@pytest.mark.timeout(DEMO_TIMEOUT_S + 60)
+def test_two_engines_against_two(tmp_path: Path) -> None:
+    """Divided rollout against groups in turn; short chunks, so that samples are cut."""
+    kept = tmp_path / "kept.json"
+    arguments = [*SMALL, "--engines", "2", "--chunk-tokens", "32", "--json", str(kept), "--picture", "out.png"]
+    command = [sys.executable, "-m", "sglang_seer", "demo", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=DEMO_TIMEOUT_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content: dict[str, Any] = json.loads(kept.read_text())
+    assert [key for key in KEYS if key not in content] == []
+    assert (content["samples_total"], content["samples_identical"]) == (6, 6)
+    assert (content["settings"]["engines"], content["settings"]["chunk_tokens"]) == (2, 32)
+    assert content["acceptance_length"] > 1.0
 
 
 @pytest.mark.timeout(DEMO_TIMEOUT_S + 60)

@@ -1,4 +1,4 @@
-"""A rollout on one engine: order, progress, and what a failure does to the others."""
+"""A rollout without a controller: order, places, progress, and what a failure does to the others."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 
 from sglang_seer.rollout.client import EngineClient, EngineError
 from sglang_seer.rollout.records import GenerateRequest, Generation, Load
-from sglang_seer.rollout.synchronous import Rollout, roll_out
+from sglang_seer.rollout.synchronous import Rollout, by_group, roll_out
 from tests.rollout.stub_engine import StubEngine, serving
 
 
@@ -22,7 +22,7 @@ async def run(
     engine: StubEngine, count: int, finished: list[Generation], loads: list[Load], poll_s: float = 0.02
 ) -> Rollout:
     async with serving(engine) as url, EngineClient(url) as client:
-        return await roll_out(client, requests(count), on_finish=finished.append, on_load=loads.append, poll_s=poll_s)
+        return await roll_out([client], requests(count), on_finish=finished.append, on_load=loads.append, poll_s=poll_s)
 
 
 async def test_results_keep_the_order_of_the_requests() -> None:
@@ -49,3 +49,24 @@ async def test_a_load_that_fails_leaves_a_gap_only() -> None:
     rollout = await run(engine, 3, [], [])
     assert len(rollout.generations) == 3
     assert rollout.loads == []
+
+
+async def test_groups_go_to_the_engines_in_turn_and_loads_are_summed() -> None:
+    asked = [
+        GenerateRequest(group=f"g{group}", sample=sample, input_ids=[1], limit=4, seed=sample)
+        for group in range(3)
+        for sample in range(2)
+    ]
+    assert by_group(asked, 2) == [0, 0, 1, 1, 0, 0]
+    first, second = StubEngine(delay_s=0.05), StubEngine(delay_s=0.05)
+    loads: list[Load] = []
+    async with (
+        serving(first) as one,
+        serving(second) as other,
+        EngineClient(one) as client,
+        EngineClient(other) as another,
+    ):
+        rollout = await roll_out([client, another], asked, on_finish=lambda _: None, on_load=loads.append, poll_s=0.02)
+        capacity = (await client.load()).capacity_tokens
+    assert [generation.group for generation in rollout.generations] == [request.group for request in asked]
+    assert {load.capacity_tokens for load in loads} == {2 * capacity}
