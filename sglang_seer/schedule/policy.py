@@ -1,6 +1,6 @@
 """Context-aware order of waiting requests (Seer, OSDI 2026, section 3.3 and A.1).
 
-    overdue            whoever was overtaken too often, by arrival
+    overdue            whoever was passed by too often, by the time since it waits
     probes             requests that tell about their group: least tried group first, then smallest generated length
     the rest           longest expected remainder first, by steps of `resolution`, then by arrival
 
@@ -14,11 +14,10 @@ more probes where prompts differ and samples scatter, and none where the prompt 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from math import floor, inf, log2
+from operator import itemgetter
 from typing import NamedTuple
 
 from sglang_seer.context import LengthModel
@@ -43,6 +42,12 @@ class Waiting(NamedTuple):
     limit_tokens: int
     admitted_before: int
     handle: object = None
+
+
+# When a request began to wait; by arrival those that began together.
+SINCE = itemgetter(4, 0)
+# Tokens generated and limit: requests of a group that agree on them are alike.
+KIND = itemgetter(2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,56 +119,76 @@ class Decision:
             raise ValueError(f"place: got {place}, wanted 0 to {len(self.order) - 1}")
         if place < self.overdue:
             return f"overdue: {self.admitted - self.order[place].admitted_before} were admitted while it waited"
-        place -= self.overdue
-        if place < self.probes:
-            tried, _, _, tells, _ = self.chosen[place]
+        if place < self.overdue + self.probes:
+            tried, _, _, tells, _ = self.chosen[place - self.overdue]
             if tells == inf:
                 return "probe: nothing is known of its group"
             return f"probe: would move its group's estimate by {100 * tells:.0f}% ({tried} members before it)"
-        ends = list(accumulate(len(block.entries) for block in self.blocks))
-        block = self.blocks[bisect_right(ends, place - self.probes)]
+        block = self._block(place)
         known = f"{block.finished} siblings finished" if block.finished else "no sibling finished"
         return f"longest first: {block.expected_tokens:,.0f} tokens expected ({known})"
 
+    def rank(self, place: int) -> tuple[float, float]:
+        """Of a request of the rest: what it was sorted by, smallest first, and the tokens expected of it."""
+        if not self.overdue + self.probes <= place < len(self.order):
+            raise ValueError(f"place: got {place}, wanted one of the rest")
+        block = self._block(place)
+        return block.rank, block.expected_tokens
+
+    def _block(self, place: int) -> Block:
+        place -= self.overdue + self.probes
+        for block in self.blocks:
+            place -= len(block.entries)
+            if place < 0:
+                return block
+        raise AssertionError("the blocks hold fewer requests than the order")
+
 
 def place_group(
-    group: str, members: Sequence[Waiting], lengths: LengthModel, running: int, rules: Rules
+    group: str, members: Sequence[Waiting], lengths: LengthModel, running: int, rules: Rules, *, alike: bool = False
 ) -> tuple[list[Probe], list[Block]]:
-    """Probes and blocks of one group. members: those that are not overdue, by arrival; running: those that run, or
-    will before them because they are overdue."""
+    """Probes and blocks of one group.
+
+    members: those that are not overdue, by arrival. running: those that run, or will before them because they are
+    overdue. alike: whether the members are known to have generated the same number of tokens under one limit.
+    """
     finished = lengths.finished(group)
     probes: list[Probe] = []
-    while len(probes) < len(members):
-        tells = lengths.information(group, running + len(probes))
-        others = len(members) - len(probes) - 1
-        if tells < inf and tells * others <= rules.resolution * _NATS_PER_OCTAVE * (others + 1):
+    others, ahead, step = len(members), running, rules.resolution * _NATS_PER_OCTAVE
+    for entry in members:
+        others -= 1
+        tells = lengths.information(group, ahead)
+        if tells * others <= step * (others + 1) and tells < inf:
             break
-        first = members[len(probes)]
-        tried = finished + running + len(probes)
-        probes.append(Probe(tried, first.generated_tokens, first.arrival, tells, first))
-    if probes:
-        members = members[len(probes) :]
+        probes.append(Probe(finished + ahead, entry.generated_tokens, entry.arrival, tells, entry))
+        ahead += 1
+    members = members[len(probes) :]
     if not members:
         return probes, []
-    alike: dict[tuple[int, int], list[Waiting]] = {}
+    if alike:
+        return probes, [_block(group, members, lengths, finished, rules)]
+    kinds: dict[tuple[int, int], list[Waiting]] = {}
     for entry in members:
-        alike.setdefault((entry.generated_tokens, entry.limit_tokens), []).append(entry)
-    blocks = []
-    for (generated, limit), entries in alike.items():
-        if generated:
-            expected = lengths.remaining(group, generated, limit, member=entries[0].arrival).mean
-        else:
-            expected = lengths.expected_tokens(group, limit)
-        blocks.append(Block(rules.rank(expected), entries[0].arrival, expected, finished, entries))
-    return probes, blocks
+        kinds.setdefault((entry.generated_tokens, entry.limit_tokens), []).append(entry)
+    return probes, [_block(group, entries, lengths, finished, rules) for entries in kinds.values()]
+
+
+def _block(group: str, entries: Sequence[Waiting], lengths: LengthModel, finished: int, rules: Rules) -> Block:
+    arrival, _, generated, limit, _, _ = entries[0]
+    if generated:
+        expected = lengths.remaining(group, generated, limit, member=arrival).mean
+    else:
+        expected = lengths.expected_tokens(group, limit)
+    return Block(rules.rank(expected), arrival, expected, finished, entries)
 
 
 def decide(snapshot: Snapshot, rules: Rules | None = None) -> Decision:
     """Order the waiting requests.
 
-    Starvation guard: a request is overdue once `starvation_limit` others were admitted while it waited; then only
-    overdue requests that arrived before it go first. Where requests are admitted from the front, one that has `n` older
-    ones waiting is passed by at most `starvation_limit + n` admissions.
+    Starvation guard: a request is overdue once `starvation_limit` others were admitted while it waited; then only those
+    that began to wait before it go first, and older ones that began with it. So where requests are admitted from the
+    front, at most `starvation_limit + n` go before one that found `n` others waiting (counting those that joined it
+    before the next admission).
     """
     rules = rules or Rules()
     newest_overdue = snapshot.admitted - rules.starvation_limit
@@ -180,7 +205,7 @@ def decide(snapshot: Snapshot, rules: Rules | None = None) -> Decision:
         its_probes, its_blocks = place_group(group, members, snapshot.lengths, running, rules)
         probes += its_probes
         blocks += its_blocks
-    overdue.sort()
+    overdue.sort(key=SINCE)
     probes.sort()
     blocks.sort()
     return decision_of(overdue, probes, blocks, snapshot.admitted)

@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from sglang_seer.context import LengthModel
-from sglang_seer.schedule.policy import Block, Decision, Probe, Rules, Snapshot, Waiting, decision_of, place_group
+from sglang_seer.schedule.policy import (
+    KIND,
+    SINCE,
+    Block,
+    Decision,
+    Probe,
+    Rules,
+    Snapshot,
+    Waiting,
+    decision_of,
+    place_group,
+)
 
 _BY_ARRIVAL = itemgetter(0)
 
@@ -24,6 +35,8 @@ class WaitingQueue:
         self._rules = rules or Rules()
         self._by_group: dict[str, list[Waiting]] = {}
         self._size = 0
+        # What all members of a group have in common, None once they differed; until the group is gone.
+        self._kind: dict[str, tuple[int, int] | None] = {}
         self._running: dict[str, int] = {}
         self._dirty: set[str] = set()
         self._version = lengths.version
@@ -53,6 +66,8 @@ class WaitingQueue:
         if at < len(members) and members[at].arrival == entry.arrival:
             raise ValueError(f"arrival {entry.arrival} of group {entry.group!r} waits already")
         members.insert(at, entry)
+        if self._kind.setdefault(entry.group, KIND(entry)) != KIND(entry):
+            self._kind[entry.group] = None
         insort(self._in_time, (entry.admitted_before, entry.arrival, entry.group))
         self._size += 1
         self._dirty.add(entry.group)
@@ -65,15 +80,15 @@ class WaitingQueue:
             raise ValueError(f"arrival {entry.arrival} of group {entry.group!r} does not wait")
         held = members.pop(at)
         if not members:
-            del self._by_group[entry.group]
+            del self._by_group[entry.group], self._kind[entry.group]
         late = self._late.get(entry.group)
         if late is not None and entry.arrival in late:
             late.discard(entry.arrival)
             if not late:
                 del self._late[entry.group]
-            del self._overdue[bisect_left(self._overdue, entry.arrival, key=_BY_ARRIVAL)]
+            del self._overdue[bisect_left(self._overdue, SINCE(held), key=SINCE)]
         else:
-            del self._in_time[bisect_left(self._in_time, (held.admitted_before, entry.arrival))]
+            del self._in_time[bisect_left(self._in_time, SINCE(held))]
         self._size -= 1
         self._dirty.add(entry.group)
 
@@ -97,7 +112,7 @@ class WaitingQueue:
         count = bisect_left(self._in_time, (newest_overdue + 1,))
         for _, arrival, group in self._in_time[:count]:
             members = self._by_group[group]
-            insort(self._overdue, members[bisect_left(members, arrival, key=_BY_ARRIVAL)])
+            insort(self._overdue, members[bisect_left(members, arrival, key=_BY_ARRIVAL)], key=SINCE)
             self._late.setdefault(group, set()).add(arrival)
             self._dirty.add(group)
         del self._in_time[:count]
@@ -123,12 +138,16 @@ class WaitingQueue:
         if late is not None:
             running += len(late)
             members = [entry for entry in members if entry.arrival not in late]
-        return place_group(group, members, self._lengths, running, self._rules)
+        return place_group(group, members, self._lengths, running, self._rules, alike=self._kind[group] is not None)
 
     def _place_all(self) -> None:
         self._placed = {group: self._answer(group) for group in self._by_group}
-        self._probes = sorted(probe for probes, _ in self._placed.values() for probe in probes)
-        self._blocks = sorted(block for _, blocks in self._placed.values() for block in blocks)
+        self._probes, self._blocks = [], []
+        for probes, blocks in self._placed.values():
+            self._probes += probes
+            self._blocks += blocks
+        self._probes.sort()
+        self._blocks.sort()
 
     def _place(self, group: str) -> None:
         """Take a group out of the sorted lists and put it where it belongs now."""
