@@ -1,167 +1,210 @@
-"""The events of a streamed /generate, and what of a chunk has come so far.
+"""The run file: what happened in a rollout and when, a JSON object a line.
 
-SGLang repeats the whole chunk in each event, or with --incremental-streaming-output only what is new. Repetitions are
-not parsed: the last complete event holds everything, also where the stream breaks off.
+`python -m sglang_seer rollout --run FILE` writes it, `report` reads it. Every line has a `type`, one of those below, and
+`at_s`, seconds since the rollout began; the first line is a `Start`. Lines of one rollout are in the order of `at_s`,
+except that a `ChunkEnd` carries the time when its chunk began besides.
 """
 
 from __future__ import annotations
 
-import math
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import msgspec
 
-PREFIX = b"data: "
-DONE = b"[DONE]"
-SHOWN_BYTES = 300
+log = logging.getLogger(__name__)
+
+VERSION = 1
+FLUSH_BYTES = 1 << 16
 
 
-class GarbageError(Exception):
-    """What an engine sent is no answer to the request."""
+class Start(msgspec.Struct, tag="start", frozen=True, kw_only=True):
+    """version: of this format. began_s: since the epoch. settings: of the rollout, for the reader's eye."""
+
+    at_s: float = 0.0
+    version: int = VERSION
+    began_s: float
+    settings: dict[str, Any]
 
 
-class FinishReason(msgspec.Struct, frozen=True):
-    type: str
-    matched: int | str | list[int] | None = None
-    message: str | None = None
-    status_code: int | None = None
+class Engine(msgspec.Struct, tag="engine", frozen=True, kw_only=True):
+    """state: `up`, `down` or `removed`, and why. capacity_tokens: KV slots."""
+
+    at_s: float
+    engine: str
+    state: str
+    why: str
+    capacity_tokens: int
+    slots: int
 
 
-class Meta(msgspec.Struct, frozen=True):
-    finish_reason: FinishReason | None
-    completion_tokens: int | None = None
-    cached_tokens: int = 0
-    weight_version: str | None = None
-    num_retractions: int | None = None
-    spec_verify_ct: int = 0
-    output_token_logprobs: list[tuple[float | None, int, Any]] | None = None
+class Queue(msgspec.Struct, tag="queue", frozen=True, kw_only=True):
+    """Requests of the rollout: waiting in the buffer, on an engine, and ended until now."""
+
+    at_s: float
+    waiting: int
+    running: int
+    finished: int
 
 
-class Event(msgspec.Struct, frozen=True):
-    output_ids: list[int] | None = None
-    meta_info: Meta | None = None
-    error: dict[str, Any] | None = None
+class EngineLoad(msgspec.Struct, tag="load", frozen=True, kw_only=True):
+    """What an engine says of itself, and what the rollout has there.
+
+    running, waiting, used_tokens: the engine's requests and its KV slots in use. in_flight, reserved_tokens: requests
+    of ours, and KV slots that they may need until their chunks end.
+    """
+
+    at_s: float
+    engine: str
+    running: int
+    waiting: int
+    used_tokens: int
+    capacity_tokens: int
+    in_flight: int
+    reserved_tokens: int
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a chunk has come. finish: None where the stream broke off. logprobs: None unless asked for."""
+class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
+    """A request came. restored_tokens: that a journal had of it already."""
 
-    output_ids: list[int]
-    logprobs: list[float] | None
-    finish: FinishReason | None
-    cached_tokens: int = 0
-    weight_version: str | None = None
-    verify_steps: int = 0
-    retractions: int = 0
+    at_s: float
+    group: str
+    sample: int
+    input_tokens: int
+    limit_tokens: int
+    restored_tokens: int = 0
 
 
+class Assign(msgspec.Struct, tag="assign", frozen=True, kw_only=True):
+    """A request left the buffer for an engine.
+
+    reason: why it went first. placement: why there, `affinity` or `load`. tokens: most of this chunk. generated_tokens:
+    before it. expected_tokens: of the whole response, as its group was estimated. moved_from: where the chunk before
+    ran, if elsewhere. pull_from: an engine that holds much more of its prefix.
+    """
+
+    at_s: float
+    group: str
+    sample: int
+    engine: str
+    reason: str
+    placement: str
+    tokens: int
+    generated_tokens: int
+    expected_tokens: float
+    moved_from: str | None = None
+    pull_from: str | None = None
+
+
+class ChunkEnd(msgspec.Struct, tag="chunk", frozen=True, kw_only=True):
+    """A chunk ended. end: `length`, `stop`, or what broke it off. verify_steps: forward passes that verified a draft,
+    0 without speculation; tokens / verify_steps is the acceptance length."""
+
+    at_s: float
+    began_s: float
+    group: str
+    sample: int
+    engine: str
+    tokens: int
+    end: str
+    input_tokens: int
+    cached_tokens: int
+    verify_steps: int
+    retractions: int
+
+
+class Finish(msgspec.Struct, tag="finish", frozen=True, kw_only=True):
+    """A sample ended; its group's estimate for a new response before and after it was known."""
+
+    at_s: float
+    group: str
+    sample: int
+    finish_reason: str
+    output_tokens: int
+    expected_before_tokens: float
+    expected_tokens: float
+
+
+Event = Start | Engine | Queue | EngineLoad | Submit | Assign | ChunkEnd | Finish
+_ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Event)
 
 
-class EventReader:
-    """Takes the bytes of one stream. incremental: events hold only what is new. most: tokens asked for."""
+class EventLog:
+    """Writes a run file; a context manager. Raises OSError for a file that cannot be made.
 
-    __slots__ = (
-        "_carry",
-        "_error",
-        "_incremental",
-        "_last",
-        "_logprobs",
-        "_most",
-        "_output_ids",
-        "_wants_logprobs",
-        "done",
-    )
+    A write that fails later ends the file, not the rollout; `broken` says why.
+    """
 
-    def __init__(self, *, incremental: bool, most: int, logprobs: bool) -> None:
-        self._incremental, self._most, self._wants_logprobs = incremental, most, logprobs
-        self._carry = b""
-        self._last: bytes | None = None
-        self._output_ids: list[int] = []
-        self._logprobs: list[float] = []
-        self._error: GarbageError | RefusedError | None = None
-        self.done = False
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.broken: str | None = None
+        self._lines = bytearray()
+        self._began = time.monotonic()
+        self._file = path.open("wb", buffering=0)
+        self.add(Start(began_s=time.time(), settings=settings))
 
-    def feed(self, data: bytes) -> None:
-        """Takes what came; an event that is none is told by `part`."""
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+        self._file.close()
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the file was begun."""
+        return time.monotonic() - self._began
+
+    def add(self, event: Event) -> None:
+        """Takes an event; it is in the file after the next flush."""
+        if self.broken is None:
+            self._lines += _ENCODER.encode(event)
+            self._lines += b"\n"
+            if len(self._lines) >= FLUSH_BYTES:
+                self.flush()
+
+    def flush(self) -> None:
         try:
-            self._feed(data)
-        except (GarbageError, RefusedError) as error:
-            self._error = self._error or error
-
-    def _feed(self, data: bytes) -> None:
-        if self._carry:
-            data = self._carry + data
-        *events, self._carry = data.split(b"\n\n")
-        for event in events:
-            if not event.startswith(PREFIX):
-                raise GarbageError(f"wanted an event {PREFIX!r}..., saw {event[:SHOWN_BYTES]!r}")
-            payload = event[len(PREFIX) :]
-            if payload == DONE:
-                self.done = True
-                continue
-            if self._incremental and self._last is not None:
-                self._take(self._parse(self._last))
-            self._last = payload
-
-    def part(self) -> Part | None:
-        """All that has come, None before the first event; asked once, at the end.
-
-        Raises GarbageError for what is no answer or contradicts itself, RefusedError where the engine said no.
-        """
-        if self._error is not None:
-            raise self._error
-        if self._last is None:
-            return None
-        meta = self._take(self._parse(self._last))
-        self._last = None
-        if meta.completion_tokens is not None and meta.completion_tokens != len(self._output_ids):
-            raise GarbageError(f"saw {len(self._output_ids)} output_ids, completion_tokens {meta.completion_tokens}")
-        if len(self._output_ids) > self._most:
-            raise GarbageError(f"saw {len(self._output_ids)} output_ids, asked for at most {self._most}")
-        return Part(
-            output_ids=self._output_ids,
-            logprobs=self._logprobs if self._wants_logprobs else None,
-            finish=meta.finish_reason,
-            cached_tokens=meta.cached_tokens,
-            weight_version=meta.weight_version,
-            verify_steps=meta.spec_verify_ct,
-            retractions=meta.num_retractions or 0,
-        )
-
-    def _parse(self, payload: bytes) -> Event:
-        try:
-            event = _DECODER.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise GarbageError(f"{error}: saw {payload[:SHOWN_BYTES]!r}") from error
-        if event.error is not None:
-            raise RefusedError(str(event.error.get("message", event.error)), event.error.get("code"))
-        return event
-
-    def _take(self, event: Event) -> Meta:
-        tokens, meta = event.output_ids, event.meta_info
-        if tokens is None or meta is None:
-            raise GarbageError("an event without output_ids or meta_info")
-        if tokens and min(tokens) < 0:
-            raise GarbageError(f"saw token {min(tokens)}")
-        logprobs: list[float] = []
-        if self._wants_logprobs:
-            pairs = meta.output_token_logprobs or []
-            if [token for _, token, _ in pairs] != tokens:
-                raise GarbageError(f"log-probabilities of {len(pairs)} tokens are not of the {len(tokens)} output_ids")
-            # JSON has no NaN: it comes as null.
-            logprobs = [math.nan if value is None else value for value, _, _ in pairs]
-        if self._incremental:
-            self._output_ids += tokens
-            self._logprobs += logprobs
-        else:
-            self._output_ids, self._logprobs = tokens, logprobs
-        return meta
+            while self._lines:
+                del self._lines[: self._file.write(self._lines)]
+        except OSError as error:
+            self.broken = f"{self.path}: {error}"
+            self._lines.clear()
+            log.error("the run file ends here, the rollout goes on: %s", self.broken)
 
 
-class RefusedError(Exception):
-    """The engine says that it will not or cannot serve the request. code: its status."""
+def read_events(path: Path) -> Iterator[Event]:
+    """Events of a run file in its order; a last line that is torn is left out.
 
-    def __init__(self, message: str, code: Any) -> None:
-        super().__init__(message)
-        self.code = code if isinstance(code, int) else 400
+    Raises ValueError, with the line number, for a file that is not there or is no run file.
+    """
+    try:
+        with path.open("rb") as lines:
+            number = 0
+            for number, line in enumerate(lines, 1):
+                if number > 1 and not line.endswith(b"\n"):
+                    return
+                yield _event(line, number, path)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; wanted a run file, written by rollout --run") from error
+    if not number:
+        raise ValueError(f"{path}: wanted a run file, written by rollout --run; saw an empty file")
+
+
+def _event(line: bytes, number: int, path: Path) -> Event:
+    try:
+        event = _DECODER.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}, line {number}: {error}; wanted a run file, written by rollout --run") from error
+    if (number == 1) != isinstance(event, Start):
+        raise ValueError(f"{path}, line {number}: wanted a run file with one start line, the first; saw {line[:80]!r}")
+    if isinstance(event, Start) and event.version != VERSION:
+        raise ValueError(f"{path}: a run file of version {event.version}; wanted version {VERSION}")
+    return event

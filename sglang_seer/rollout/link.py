@@ -10,7 +10,7 @@ import msgspec
 
 from sglang_seer.rollout.client import SHORT_CALL_S, EngineClient, EngineError
 from sglang_seer.rollout.config import RolloutConfig
-from sglang_seer.rollout.events import EventReader, GarbageError, Part, RefusedError
+from sglang_seer.rollout.stream import EventReader, GarbageError, Part, RefusedError
 from sglang_seer.rollout.records import Load
 from sglang_seer.rollout.wire import StatusError, Wire, WireError
 
