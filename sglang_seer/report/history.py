@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from sglang_seer.report.figures import tail_start_s
 from sglang_seer.rollout.events import (
@@ -49,7 +51,8 @@ class Migration:
 
 @dataclass(slots=True, kw_only=True)
 class History:
-    """One rollout. engines: in the order in which they came. loads: by engine, by time."""
+    """One rollout; times are seconds since its first request. engines: in the order in which they came. loads: by
+    engine, by time."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -66,19 +69,19 @@ class History:
     last_s: float = 0.0
 
     @property
-    def start_s(self) -> float:
-        return min(request.at_s for request in self.submitted.values())
+    def whole(self) -> bool:
+        """Whether every sample is known to have ended."""
+        return len(self.ended) == len(self.submitted)
 
     @property
     def end_s(self) -> float:
         """When the last sample ended, or where the file ends if some did not."""
-        whole = len(self.ended) == len(self.submitted)
-        return max(one.finished_s for one in self.ended) if whole else self.last_s
+        return max(one.finished_s for one in self.ended) if self.whole else self.last_s
 
     @property
     def tail_s(self) -> float | None:
         """From when on only the last tenth of the samples ran; None if not all are known to have ended."""
-        return tail_start_s(self.ended) if len(self.ended) == len(self.submitted) else None
+        return tail_start_s(self.ended) if self.whole else None
 
     def down(self, engine: str) -> list[tuple[float, float]]:
         """Spans in which the engine took no chunks after it had been up."""
@@ -99,21 +102,22 @@ class History:
 
 def read(path: Path) -> History:
     """Raises ValueError, with the line's number, for a file that is no run file or in which nothing was asked for."""
-    history = collect(read_events(path), path.name)
-    if not history.submitted:
+    return collect(list(read_events(path)), path)
+
+
+def collect(events: Sequence[Event], path: Path) -> History:
+    """Puts together the events of a file. Raises ValueError for none of a request, or one before the request came."""
+    first_s = min((event.at_s for event in events if isinstance(event, Submit)), default=None)
+    if first_s is None:
         raise ValueError(f"{path}: the run holds no request, so there is nothing to show")
-    return history
-
-
-def collect(events: Iterable[Event], name: str) -> History:
-    """Raises ValueError for a request that is told of before it came."""
-    history = History(name=name)
+    history = History(name=path.name)
     broken: dict[tuple[str, int], bool] = {}
-    for number, event in enumerate(events, 1):
+    for number, told in enumerate(events, 1):
+        event = _since(told, first_s)
         history.last_s = max(history.last_s, event.at_s)
         if isinstance(event, Assign | ChunkEnd | Finish) and (event.group, event.sample) not in history.submitted:
             raise ValueError(
-                f"{name}, line {number}: sample {event.sample} of group {event.group!r} is told of, but was never submitted"
+                f"{path}, line {number}: sample {event.sample} of group {event.group!r} was not submitted before"
             )
         match event:
             case Start():
@@ -134,11 +138,10 @@ def collect(events: Iterable[Event], name: str) -> History:
             case Finish():
                 history.finishes.append(event)
                 asked = history.submitted[event.group, event.sample]
-                history.ended.append(
-                    Ended(
-                        event.group, event.sample, asked.at_s, event.at_s, event.output_tokens, event.finish_reason
-                    )
+                ended = Ended(
+                    event.group, event.sample, asked.at_s, event.at_s, event.output_tokens, event.finish_reason
                 )
+                history.ended.append(ended)
             case Engine():
                 _know(history, event.engine)
                 history.states.append(event)
@@ -148,6 +151,12 @@ def collect(events: Iterable[Event], name: str) -> History:
             case Queue():
                 history.queue.append(event)
     return history
+
+
+def _since(event: Event, first_s: float) -> Event:
+    if isinstance(event, ChunkEnd):
+        return msgspec.structs.replace(event, at_s=event.at_s - first_s, began_s=event.began_s - first_s)
+    return msgspec.structs.replace(event, at_s=event.at_s - first_s)
 
 
 def _know(history: History, engine: str) -> None:

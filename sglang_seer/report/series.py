@@ -45,8 +45,9 @@ def flow(begins_s: Sequence[float], ends_s: Sequence[float], amounts: Sequence[f
     np.add.at(slopes, np.searchsorted(moments, ends[spread]), -rates)
     total = np.concatenate(([0.0], np.cumsum(np.cumsum(slopes)[:-1] * np.diff(moments))))
     # The slopes' sum ends a rounding error away from zero, on either side.
-    spread_out = np.maximum(np.diff(np.interp(edges_s, moments, total)), 0.0)
-    return spread_out + np.histogram(begins[at_once], bins=edges_s, weights=values[at_once])[0]
+    found: Floats = np.maximum(np.diff(np.interp(edges_s, moments, total)), 0.0)
+    found += np.histogram(begins[at_once], bins=edges_s, weights=values[at_once])[0]
+    return found
 
 
 def last_said(moments_s: Sequence[float], values: Sequence[float], times_s: Floats) -> Floats:
