@@ -16,6 +16,7 @@ from sglang_seer.report.series import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 WIDTH_IN = 10.0
@@ -118,6 +119,14 @@ def new(height_in: float) -> Figure:
 def span_s(history: History, baseline: History | None = None) -> float:
     """The time that the axes show. A rollout that took no time has an axis all the same."""
     return max(history.end_s, baseline.end_s if baseline is not None else 0.0) or 1.0
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Ticks for counts."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    axis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def over_time(axes: Axes, history: History, end_s: float, *, label: bool = False) -> None:

@@ -21,6 +21,7 @@ from sglang_seer.report.canvas import (
     over_time,
     short,
     span_s,
+    whole_numbers,
 )
 from sglang_seer.report.history import History
 from sglang_seer.report.picture import RUNNING
@@ -57,6 +58,7 @@ def decisions(history: History) -> Chart:
     shown = {name: count(times, edges).astype(np.float64) for name, times in reasons(history).items()}
     over_time(axes, history, end_s, label=True)
     _stacked(axes, edges, shown)
+    whole_numbers(axes.yaxis)
     axes.set_ylabel(f"chunks started\nin {edges[1] - edges[0]:.2g} s")
     axes.set_xlabel(SECONDS)
     legend(figure, axes)
@@ -102,7 +104,9 @@ def migrations(history: History) -> Chart:
     right.set_xlabel("to engine")
     right.set_ylabel("from engine")
     right.spines[:].set_visible(False)
-    figure.colorbar(image, ax=right, label="requests", pad=0.02)
+    bar = figure.colorbar(image, ax=right, label="requests", pad=0.02)
+    whole_numbers(bar.ax.yaxis)
+    whole_numbers(left.yaxis)
     legend(figure, left)
     pulled = sum(assign.pull_from is not None for assign in history.assigns)
     return Chart(

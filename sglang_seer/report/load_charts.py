@@ -18,6 +18,7 @@ from sglang_seer.report.canvas import (
     over_time,
     short,
     span_s,
+    whole_numbers,
 )
 from sglang_seer.report.history import History
 from sglang_seer.report.picture import KV, RUNNING, WAITING
@@ -73,6 +74,8 @@ def requests(history: History, baseline: History | None = None) -> Chart:
     bottom.set_ylabel("output tokens/s")
     bottom.set_ylim(bottom=0)
     bottom.set_xlabel(SECONDS)
+    whole_numbers(top.yaxis)
+    whole_numbers(bottom.yaxis)
     legend(figure, top)
     return Chart(
         "requests",
@@ -147,6 +150,7 @@ def _panels(history: History) -> Chart:
         axes.set_title(_title(history, engine))
         plots.append(Plot(axes, times, {"running": here - behind, "waiting there": behind, "KV %": kv}))
     rows[0].set_ylim(bottom=0)
+    whole_numbers(rows[0].yaxis)
     rows[-1].set_xlabel(SECONDS)
     legend(figure, *rows, *kv_axes)
     return Chart("engines", "Engines", _CAPTION, figure, plots)
@@ -170,7 +174,7 @@ def _heat(history: History) -> Chart:
     _rows(top, edges, here, "requests on each engine", "requests", None)
     _rows(bottom, edges, kv, "KV in use on each engine (blank: not known, or down)", "KV in use (%)", 100.0)
     for axes in (top, bottom):
-        axes.set_ylabel("engine, by number")
+        axes.set_ylabel("engine, as listed below")
         if history.tail_s is not None:
             axes.axvline(history.tail_s, color="white", linewidth=2.5)
             axes.axvline(history.tail_s, color=DOWN, linewidth=1.2, linestyle="--", label="tail begins")
@@ -187,7 +191,8 @@ def _rows(axes: Axes, edges: Floats, values: Floats, title: str, label: str, mos
     )
     axes.invert_yaxis()
     axes.set_title(title)
-    axes.figure.colorbar(image, ax=axes, label=label, pad=0.01)
+    bar = axes.figure.colorbar(image, ax=axes, label=label, pad=0.01)
+    whole_numbers(bar.ax.yaxis)
 
 
 _CAPTION = (

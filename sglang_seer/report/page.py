@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
 from html import escape
 from pathlib import Path
 
@@ -47,8 +48,8 @@ def page(history: History, drawn: Sequence[Chart], baseline: History | None = No
         )
     parts.append(_summary(rows(history, baseline), history, baseline))
     for chart in drawn:
-        extra = _reason_table(history) if chart.name == "decisions" else ""
-        parts.append(_figure(chart, extra))
+        below = {"decisions": _reason_table, "engines": _engine_table}.get(chart.name)
+        parts.append(_figure(chart, below(history) if below is not None else ""))
     if all(chart.name != "acceptance" for chart in drawn):
         parts.append('<section><h2>Acceptance</h2><p class="note">No draft was verified in this run.</p></section>')
     parts.append(_details(history))
@@ -103,18 +104,41 @@ def _summary(found: Sequence[Row], history: History, baseline: History | None) -
     return f"<section><h2>Summary</h2>{said}<table><tr>{head}</tr>{''.join(lines)}</table></section>"
 
 
+def _engine_table(history: History) -> str:
+    """What each engine did; folded away where the panels say most of it."""
+    moved_in = Counter(move.target for move in history.migrations)
+    moved_out = Counter(move.source for move in history.migrations)
+    lines = []
+    for number, engine in enumerate(history.engines):
+        chunks = [chunk for chunk in history.chunks if chunk.engine == engine]
+        tokens = sum(chunk.tokens for chunk in chunks)
+        down_s = sum(until_s - since_s for since_s, until_s in history.down(engine))
+        cells = (number, escape(short(engine)), f"{len(chunks):,}", f"{tokens:,}", moved_in[engine], moved_out[engine])
+        lines.append([*cells, f"{down_s:.1f}"])
+    heads = ("number", "engine", "chunks", "output tokens", "requests moved here", "moved away", "seconds down")
+    return f"<details><summary>Every engine</summary>{_table(heads, lines, text=(1,))}</details>"
+
+
 def _reason_table(history: History) -> str:
     """Each kind of reason: how often, and what the last decision of the kind said in full."""
     total = len(history.assigns)
     last = {kind(assign.reason): assign.reason for assign in history.assigns}
     lines = [
-        f'<tr><th scope="row">{escape(name)}</th><td>{len(times):,}</td><td>{100 * len(times) / total:.0f}%</td>'
-        f'<td class="text">{escape(last[name])}</td></tr>'
+        [escape(name), f"{len(times):,}", f"{100 * len(times) / total:.0f}%", escape(last[name])]
         for name, times in reasons(history).items()
     ]
-    heads = "".join(f'<th scope="col">{one}</th>' for one in ("reason", "chunks", "share"))
-    heads += '<th scope="col" class="text">the last one said</th>'
-    return f"<table><tr>{heads}</tr>{''.join(lines)}</table>" if lines else ""
+    return _table(("reason", "chunks", "share", "the last one said"), lines, text=(0, 3))
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[object]], text: Container[int]) -> str:
+    """Cells are HTML. text: columns that are no numbers."""
+    kinds = [' class="text"' if column in text else "" for column in range(len(heads))]
+    first = "".join(f'<th scope="col"{kind}>{head}</th>' for head, kind in zip(heads, kinds, strict=True))
+    rest = [
+        f"<tr>{''.join(f'<td{kind}>{cell}</td>' for cell, kind in zip(line, kinds, strict=True))}</tr>"
+        for line in lines
+    ]
+    return f"<table><tr>{first}</tr>{''.join(rest)}</table>"
 
 
 def _details(history: History) -> str:

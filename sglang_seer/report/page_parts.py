@@ -20,6 +20,7 @@ figure { margin: 0; position: relative; }
 figure svg { width: 100%; height: auto; display: block; }
 .line { position: absolute; width: 1px; background: #1c2430; pointer-events: none; display: none; }
 output { display: block; min-height: 1.5em; font-size: 0.8rem; color: #4a5565; font-variant-numeric: tabular-nums; }
+summary { cursor: pointer; font-size: 0.9rem; color: #4a5565; }
 ul { margin: 0.2rem 0; padding-left: 1.2rem; font-size: 0.9rem; }
 @media print { section { break-inside: avoid; } }
 """

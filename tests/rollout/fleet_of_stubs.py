@@ -54,9 +54,7 @@ def assert_undisturbed(samples: list[Sample], wanted: list[Prompt]) -> None:
     for sample in samples:
         prompt = by_group[sample.group]
         limit = prompt.sampling["max_new_tokens"]
-        output_ids, logprobs = whole_response(
-            prompt.seed_of(sample.sample), len(prompt.input_ids), limit, MEAN_TOKENS
-        )
+        output_ids, logprobs = whole_response(prompt.seed_of(sample.sample), len(prompt.input_ids), limit, MEAN_TOKENS)
         assert sample.output_ids == output_ids
         assert sample.logprobs == logprobs
         assert sample.finish_reason == ("stop" if output_ids[-1] == 2 else "length")

@@ -10,7 +10,16 @@ import pytest
 from bench.rollout_scale.stub import Behaviour, Stub
 from sglang_seer.rollout.client import EngineError
 from sglang_seer.rollout.controller import RolloutController, RolloutError
-from tests.rollout.fleet_of_stubs import LIMIT, assert_settled, assert_undisturbed, config, disturbed, prompts, stubs, until
+from tests.rollout.fleet_of_stubs import (
+    LIMIT,
+    assert_settled,
+    assert_undisturbed,
+    config,
+    disturbed,
+    prompts,
+    stubs,
+    until,
+)
 
 SLOW = 0.002
 
