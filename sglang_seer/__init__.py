@@ -11,6 +11,9 @@ _LAZY = {
     "EngineClient": "sglang_seer.rollout.client",
     "GenerateRequest": "sglang_seer.rollout.records",
     "Generation": "sglang_seer.rollout.records",
+    "Prompt": "sglang_seer.rollout",
+    "RolloutConfig": "sglang_seer.rollout",
+    "RolloutController": "sglang_seer.rollout",
 }
 
 

@@ -8,15 +8,19 @@ given back by the end of the chunk, whatever the end was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
-from sglang_seer.context import LengthModel
+from sglang_seer.context import Exactly, LengthModel
 from sglang_seer.rollout.exact import Plan
 from sglang_seer.rollout.samples import Chunk
-from sglang_seer.schedule import Rules, Waiting, WaitingQueue
-from sglang_seer.schedule.placement import EngineLoad, Placement, PlacementRules, place
+from sglang_seer.schedule import Load, Rules, Waiting, WaitingQueue, admit
+from sglang_seer.schedule.admission import DEFAULT_RISK
+from sglang_seer.schedule.placement import EngineLoad, Placement, PlacementRules, place, placed
+
+_BY_LOAD = attrgetter("load")
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +48,7 @@ class Request:
     submitted_s: float = 0.0
     # What it holds on its engine, and its place among the waiting.
     reserved_tokens: int = 0
+    load: Load | None = None
     place: Waiting | None = None
     cached_tokens: dict[str, int] = field(default_factory=dict)
 
@@ -55,12 +60,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A chunk that is to start now."""
+    """A chunk that is to start now. reason: why this request went first, where `explains` is set."""
 
     request: Request
     engine: str
     tokens: int
     placement: Placement
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -81,13 +87,18 @@ class Counts:
 
 
 class RequestBuffer:
-    """Requests, engines, and who goes where. chunk_tokens: most tokens of a chunk."""
+    """Requests, engines, and who goes where.
+
+    chunk_tokens: most tokens of a chunk. overflow_risk: chance, with each chunk that starts, that its engine's KV pool
+    overflows before the chunks there end; 0 only starts what fits for sure. explains: give the reasons of the order.
+    """
 
     def __init__(
         self,
         lengths: LengthModel,
         *,
         chunk_tokens: int,
+        overflow_risk: float = DEFAULT_RISK,
         rules: Rules | None = None,
         placement: PlacementRules | None = None,
     ) -> None:
@@ -96,6 +107,8 @@ class RequestBuffer:
         self.lengths = lengths
         self.chunk_tokens = chunk_tokens
         self.counts = Counts()
+        self.explains = False
+        self._risk = overflow_risk
         self._placement = placement or PlacementRules()
         self._queue = WaitingQueue(lengths, rules)
         self._waiting: dict[int, Request] = {}
@@ -103,6 +116,7 @@ class RequestBuffer:
         self._running_of_group: dict[str, int] = {}
         self._admitted = 0
         self._engines: dict[str, EngineLoad] = {}
+        self._on: dict[str, dict[int, Request]] = {}
         self._up: set[str] = set()
         # Prompts that an engine holds once for all siblings: (engine, group) -> members running there.
         self._sharing: dict[tuple[str, str], int] = {}
@@ -117,6 +131,7 @@ class RequestBuffer:
         if name in self._engines:
             raise ValueError(f"engine {name} is there already")
         self._engines[name] = EngineLoad(name, capacity_tokens, slots)
+        self._on[name] = {}
         self._up.add(name)
         return self._engines[name]
 
@@ -133,7 +148,7 @@ class RequestBuffer:
         """Takes it out once its chunks have ended. Raises ValueError while some run there."""
         if (running := self._engines[name].in_flight) > 0:
             raise ValueError(f"engine {name}: {running} chunks run there still")
-        del self._engines[name]
+        del self._engines[name], self._on[name]
         self._up.discard(name)
         self._forget(name)
 
@@ -177,7 +192,12 @@ class RequestBuffer:
 
     def on_engine(self, name: str) -> list[Request]:
         """Those whose chunk runs there."""
-        return [request for request in self._running.values() if request.engine == name]
+        return list(self._on[name].values())
+
+    def expected_left_tokens(self, request: Request) -> float:
+        """Of an unfinished request, as its group is estimated; at least 1."""
+        whole = self.lengths.expected_tokens(request.group, request.plan.limit)
+        return max(whole - len(request.output_ids), 1.0)
 
     def submit(self, request: Request) -> None:
         """Takes a request, new or begun in an earlier run."""
@@ -193,44 +213,80 @@ class RequestBuffer:
         self._queue.add(request.place)
         self._waiting[request.arrival] = request
 
-    def assign(self) -> list[Assignment]:
-        """Chunks to start now, best first: until no engine has room, or nobody waits."""
-        if not self._waiting or not self._up:
+    def assign(self, doubted: Collection[str] = ()) -> list[Assignment]:
+        """Chunks to start now, best first: until no engine has room, or nobody waits.
+
+        doubted: engines that get none for now.
+        """
+        if not self._waiting:
             return []
-        engines = [self._engines[name] for name in self._engines if name in self._up]
+        engines = [self._engines[name] for name in self._engines if name in self._up and name not in doubted]
         room = sum(max(engine.slots - engine.in_flight - engine.outside, not engine.in_flight) for engine in engines)
         if room <= 0:
             return []
-        order = self._queue.decide(self._running_of_group, self._admitted).order
+        decision = self._queue.decide(self._running_of_group, self._admitted)
+        # Engines that have no memory for one request are not asked for the next: it would pass by.
+        full: set[str] = set()
         assigned = []
-        for entry in order:
+        for number, entry in enumerate(decision.order):
             request = self._waiting[entry.arrival]
-            placement = self._place(request, engines)
+            placement = self._place(request, engines, full)
             if placement is None:
                 break
-            assigned.append(self._start(request, placement))
+            assigned.append(self._start(request, placement, decision.reason(number) if self.explains else ""))
         return assigned
 
-    def _place(self, request: Request, engines: Sequence[EngineLoad]) -> Placement | None:
+    def _place(self, request: Request, engines: Sequence[EngineLoad], full: set[str]) -> Placement | None:
         # An engine that did not serve it is asked again only if none else is there.
         if request.refusals or request.avoid:
             bad = request.avoid.union(request.refusals)
             engines = [engine for engine in engines if engine.name not in bad] or engines
         cached = request.cached_tokens or self._prompt_at.get(request.group, {})
-        return place(self._need_tokens(request), cached, engines, self._placement)
+        need = self._need_tokens(request)
+        placement = place(need, cached, engines, self._placement)
+        if placement is not None or not self._risk:
+            return placement
+        for engine in sorted((one for one in engines if one.has_slot and one.name not in full), key=_BY_LOAD):
+            if self._admits(engine, request):
+                return placed(engine, "load", cached, self._placement)
+            full.add(engine.name)
+        return None
+
+    def _admits(self, engine: EngineLoad, request: Request) -> bool:
+        # Siblings that run on one engine share their prompt, so prompts are taken from the pool apart.
+        prompts = engine.prompt_tokens
+        if (engine.name, request.group) not in self._sharing:
+            prompts += len(request.input_ids)
+        capacity = engine.capacity_tokens - engine.outside_tokens - prompts
+        running = [self._load(one) for one in self._on[engine.name].values()]
+        if capacity > 0 and admit(running, [self._load(request)], capacity, risk=self._risk):
+            return True
+        # More may be known of it when it is asked for again.
+        request.load = None
+        return False
+
+    def _load(self, request: Request) -> Load:
+        """What its chunk will hold besides its prompt; kept until the chunk has ended."""
+        if request.load is None:
+            generated, limit = len(request.output_ids), request.plan.limit
+            remaining = self.lengths.remaining(request.group, generated, limit, member=request.arrival)
+            chunk = None if request.plan.whole else self.chunk_tokens
+            ends = Exactly(limit - generated) if request.plan.sampling.get("ignore_eos") else remaining
+            request.load = Load.of(generated, ends, chunk_tokens=chunk)
+        return request.load
 
     def _need_tokens(self, request: Request) -> int:
         # What runs whole is counted as a chunk as well: its whole limit would keep an engine empty for it.
         generated = len(request.output_ids)
         return request.length + min(request.plan.limit - generated, self.chunk_tokens)
 
-    def _start(self, request: Request, placement: Placement) -> Assignment:
+    def _start(self, request: Request, placement: Placement, reason: str) -> Assignment:
         engine = placement.engine
         assert request.place is not None and request.engine is None
         self._queue.remove(request.place)
         request.place = None
         del self._waiting[request.arrival]
-        self._running[request.arrival] = request
+        self._running[request.arrival] = self._on[engine.name][request.arrival] = request
         self._running_of_group[request.group] = self._running_of_group.get(request.group, 0) + 1
         self._admitted += 1
         need = self._need_tokens(request)
@@ -238,6 +294,7 @@ class RequestBuffer:
         siblings = self._sharing.get(shared, 0)
         self._sharing[shared] = siblings + 1
         if not siblings:
+            engine.prompt_tokens += len(request.input_ids)
             engine.reserved_tokens += len(request.input_ids)
         request.reserved_tokens = need - len(request.input_ids)
         engine.reserved_tokens += request.reserved_tokens
@@ -248,7 +305,7 @@ class RequestBuffer:
             self.counts.moved += 1
             self.counts.gaps += placement.pull_from is not None
         tokens = request.plan.chunk_tokens(len(request.output_ids), self.chunk_tokens)
-        return Assignment(request, engine.name, tokens, placement)
+        return Assignment(request, engine.name, tokens, placement, reason)
 
     def _stop_running(self, request: Request) -> None:
         assert request.engine is not None
@@ -257,11 +314,12 @@ class RequestBuffer:
         self._sharing[shared] -= 1
         if not self._sharing[shared]:
             del self._sharing[shared]
+            engine.prompt_tokens -= len(request.input_ids)
             engine.reserved_tokens -= len(request.input_ids)
         engine.reserved_tokens -= request.reserved_tokens
         engine.in_flight -= 1
-        request.reserved_tokens, request.engine = 0, None
-        del self._running[request.arrival]
+        request.reserved_tokens, request.engine, request.load = 0, None, None
+        del self._running[request.arrival], self._on[engine.name][request.arrival]
         self._running_of_group[request.group] -= 1
         if not self._running_of_group[request.group]:
             del self._running_of_group[request.group]

@@ -16,6 +16,10 @@ class EngineError(RuntimeError):
     """An engine gave no usable answer; the text says which engine, which call, and what came back."""
 
 
+class RolloutError(RuntimeError):
+    """A rollout cannot go on; the text holds what each engine said."""
+
+
 class EngineClient:
     """Speaks to the engine at `base_url` (`http://127.0.0.1:30000`); an async context manager.
 

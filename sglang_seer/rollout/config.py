@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
+
+import msgspec
 
 from sglang_seer.schedule import Rules
 from sglang_seer.schedule.placement import PlacementRules
+
+_PARTS: dict[str, type[PlacementRules | Rules]] = {"placement": PlacementRules, "rules": Rules}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +26,9 @@ class RolloutConfig:
     health. health_s: and has so long to answer. no_engine_s: the rollout fails when no engine was up for so long.
     strikes: answers in a row that were none, after which an engine rests for backoff_s, twice as long each time.
     fruitless: chunks in a row without a token, after which a sample ends as an error.
+    max_running: chunks on one engine at a time; None: what the engine says.
+    overflow_risk: chance, with each chunk that starts, that its engine's KV pool overflows before the chunks there end;
+    0 only starts what fits for sure.
     """
 
     chunk_tokens: int = 2048
@@ -38,6 +47,7 @@ class RolloutConfig:
     most_backoff_s: float = 30.0
     fruitless: int = 16
     max_running: int | None = None
+    overflow_risk: float = 0.05
     placement: PlacementRules = field(default_factory=PlacementRules)
     rules: Rules = field(default_factory=Rules)
 
@@ -48,10 +58,25 @@ class RolloutConfig:
         for one in fields(self):
             if one.name.endswith("_s") and not getattr(self, one.name) > 0:
                 raise ValueError(f"{one.name}: got {getattr(self, one.name)}, wanted more than 0 seconds")
+        if not 0 <= self.overflow_risk < 1:
+            raise ValueError(f"overflow_risk: got {self.overflow_risk}, wanted 0 or more and less than 1")
         if not self.stream_tokens >= 0:
             raise ValueError(f"stream_tokens: got {self.stream_tokens}, wanted at least 0")
         if self.max_running is not None and self.max_running < 1:
             raise ValueError(f"max_running: got {self.max_running}, wanted at least 1 or None")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> RolloutConfig:
+        """From JSON's objects. Raises ValueError for an unknown key or a value of another type."""
+        for kind, given in ((cls, values), *((kind, values.get(name)) for name, kind in _PARTS.items())):
+            if isinstance(given, Mapping):
+                known = [one.name for one in fields(kind)]
+                if unknown := [key for key in given if key not in known]:
+                    raise ValueError(f"unknown key {unknown[0]!r}; known are {', '.join(known)}")
+        try:
+            return msgspec.convert(dict(values), cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"rollout config: {error}") from error
 
     @property
     def stream_interval(self) -> int:

@@ -1,8 +1,7 @@
 """The run file: what happened in a rollout and when, a JSON object a line.
 
-`python -m sglang_seer rollout --run FILE` writes it, `report` reads it. Every line has a `type`, one of those below, and
-`at_s`, seconds since the rollout began; the first line is a `Start`. Lines of one rollout are in the order of `at_s`,
-except that a `ChunkEnd` carries the time when its chunk began besides.
+`python -m sglang_seer rollout --run FILE` writes it, `report` reads it. Every line has a `type`, one of those below,
+and `at_s`, seconds since the rollout began; lines are in that order, and the first is a `Start`.
 """
 
 from __future__ import annotations
@@ -200,7 +199,7 @@ def read_events(path: Path) -> Iterator[Event]:
 
 def _event(line: bytes, number: int, path: Path) -> Event:
     try:
-        event = _DECODER.decode(line)
+        event: Event = _DECODER.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}, line {number}: {error}; wanted a run file, written by rollout --run") from error
     if (number == 1) != isinstance(event, Start):

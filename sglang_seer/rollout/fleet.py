@@ -8,9 +8,10 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from sglang_seer.rollout.buffer import RequestBuffer
-from sglang_seer.rollout.client import EngineError
+from sglang_seer.rollout.client import EngineError, RolloutError
 from sglang_seer.rollout.config import RolloutConfig
 from sglang_seer.rollout.link import EngineLink, mismatches
+from sglang_seer.rollout.recorder import Recorder
 from sglang_seer.rollout.watch import watch
 
 log = logging.getLogger(__name__)
@@ -20,16 +21,20 @@ DEFAULT_SLOTS = 256
 Evict = Callable[[str, str], Sequence[asyncio.Task[None]]]
 
 
-class RolloutError(RuntimeError):
-    """The rollout cannot go on; the text holds what each engine said."""
-
-
 class Fleet:
-    """Engines by URL. wake: set when one may take chunks that could not before."""
+    """Engines by URL. links: theirs, filled here. wake: set when one may take chunks that could not before."""
 
-    def __init__(self, config: RolloutConfig, buffer: RequestBuffer, *, evict: Evict, wake: asyncio.Event) -> None:
-        self.config, self.buffer = config, buffer
-        self.links: dict[str, EngineLink] = {}
+    def __init__(
+        self,
+        config: RolloutConfig,
+        buffer: RequestBuffer,
+        links: dict[str, EngineLink],
+        *,
+        recorder: Recorder,
+        evict: Evict,
+        wake: asyncio.Event,
+    ) -> None:
+        self.config, self.buffer, self.links, self.recorder = config, buffer, links, recorder
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._evict = evict
         self._wake = wake
@@ -93,6 +98,7 @@ class Fleet:
         if url in self.buffer.engines:
             self.buffer.set_up(url, False)
             await asyncio.gather(*self._evict(url, "the engine was removed"), return_exceptions=True)
+            self.recorder.engine(url, "removed", "asked for")
             self.buffer.remove_engine(url)
         del self.links[url]
         await link.close()
@@ -113,6 +119,7 @@ class Fleet:
             slots = self.config.max_running or link.facts.slots or DEFAULT_SLOTS
             self.buffer.add_engine(link.url, capacity_tokens=link.facts.capacity_tokens, slots=slots)
         link.signed()
+        self.recorder.engine(link.url, "up", "it answers")
         self._wake.set()
 
     def expel(self, link: EngineLink, why: str) -> None:
@@ -121,7 +128,13 @@ class Fleet:
             return
         log.warning("engine %s is out: %s", link.url, why)
         self.buffer.set_up(link.url, False)
+        self.recorder.engine(link.url, "down", why)
         self._evict(link.url, why)
+
+    def trust(self, link: EngineLink) -> None:
+        """The doubts are settled."""
+        link.suspect.clear()
+        self._wake.set()
 
     def note_paces(self) -> None:
         """Engines that take longer over a token than the median count as more loaded."""

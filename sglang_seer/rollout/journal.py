@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 import msgspec
 
@@ -65,7 +66,7 @@ def key_of(request: Request) -> str:
 
 
 class Journal:
-    """resume: go on from what is in the file; else the file must not be there, or be empty.
+    """A context manager. resume: go on from what is in the file; else the file must not be there, or be empty.
 
     Raises ValueError for a file that is no journal, FileExistsError for one that is there without resume.
     """
@@ -156,5 +157,10 @@ class Journal:
             self.broken = f"{self.path}: {error}"
             log.error("the journal ends here, the rollout goes on without it: %s", self.broken)
 
-    def close(self) -> None:
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.close(self._file)

@@ -10,8 +10,8 @@ import msgspec
 
 from sglang_seer.rollout.client import SHORT_CALL_S, EngineClient, EngineError
 from sglang_seer.rollout.config import RolloutConfig
-from sglang_seer.rollout.stream import EventReader, GarbageError, Part, RefusedError
 from sglang_seer.rollout.records import Load
+from sglang_seer.rollout.stream import EventReader, GarbageError, Part, RefusedError
 from sglang_seer.rollout.wire import StatusError, Wire, WireError
 
 # Engines must agree in these, or a sample that moves between them changes.
@@ -21,6 +21,8 @@ SIGNATURE = (
 )
 # How fast the pace of an engine follows what is seen.
 PACE_WEIGHT = 0.2
+# How long an engine that is let go may take over aborts.
+ABORT_S = 1.0
 # Answers that say "not now" and not "not this".
 BUSY = (408, 429)
 
@@ -81,11 +83,14 @@ class EngineLink:
         self.last_error = "not asked yet"
         # Seconds a token of one request takes, smoothed; None before the first chunk.
         self.pace_s: float | None = None
+        self._aborts: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         await self._client.__aenter__()
 
     async def close(self) -> None:
+        if self._aborts:
+            await asyncio.wait(self._aborts, timeout=ABORT_S)
         self._wire.close()
         await self._client.__aexit__(None, None, None)
 
@@ -115,8 +120,15 @@ class EngineLink:
             self.last_error = str(error)
             return None
 
-    async def abort(self, rid: str) -> None:
-        """Best effort: an engine also sees that the connection is gone."""
+    def strike(self, why: str) -> None:
+        """It answered, and badly."""
+        self.strikes += 1
+        self.last_error = why
+        if self.strikes >= self._config.strikes:
+            self.suspect.set()
+
+    async def _abort(self, rid: str) -> None:
+        """Best effort: an engine that is not told goes on until it misses the connection, or to the chunk's end."""
         try:
             await self._client.abort(rid)
         except EngineError as error:
@@ -144,6 +156,9 @@ class EngineLink:
         try:
             await self._wire.post("/generate", msgspec.json.encode(body), take)
         except asyncio.CancelledError as error:
+            abort = asyncio.create_task(self._abort(body["rid"]))
+            self._aborts.add(abort)
+            abort.add_done_callback(self._aborts.discard)
             raise Cancelled(outcome_of(reader, None).part) from error
         except StatusError as error:
             return _refusal(error.status, str(error))

@@ -65,6 +65,10 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     ended_s: float = 0.0
 
 
+# Finish reasons of samples that the model ended, by itself or at the limit.
+COMPLETE = frozenset({"stop", "length"})
+
+
 class Sample(msgspec.Struct, kw_only=True):
     """A sample that ended.
 
@@ -93,7 +97,7 @@ class Sample(msgspec.Struct, kw_only=True):
     @property
     def complete(self) -> bool:
         """Whether the model ended it, by itself or at the limit."""
-        return self.finish_reason in ("stop", "length")
+        return self.finish_reason in COMPLETE
 
     @property
     def weight_versions(self) -> list[str | None]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sglang_seer.rollout.stream import Part
 from sglang_seer.rollout.exact import Plan
 from sglang_seer.rollout.seams import Seams
+from sglang_seer.rollout.stream import Part
 
 
 class Verdict(NamedTuple):

@@ -40,6 +40,7 @@ async def _look(link: EngineLink, fleet: Fleet) -> None:
     before = engine.in_flight
     load = await link.load()
     if load is not None:
+        fleet.recorder.load(link.url, load)
         # What it reports is some moments old: of ours it may still count those that have just left.
         ours = max(before, engine.in_flight)
         engine.outside = max(0, load.running + load.waiting - ours)
@@ -54,30 +55,28 @@ async def _look(link: EngineLink, fleet: Fleet) -> None:
 
 
 async def _examine(link: EngineLink, fleet: Fleet) -> None:
-    """After a chunk that ended badly."""
+    """After a chunk that ended badly. Until it is over the engine gets no chunks: it may be another one by now."""
     config = fleet.config
-    link.suspect.clear()
-    if link.strikes >= config.strikes:
-        link.rests += 1
-        fleet.expel(link, f"{link.strikes} answers in a row were none, the last: {link.last_error}")
-        rest_s = min(config.backoff_s * 2.0 ** (link.rests - 1), config.most_backoff_s)
-        await asyncio.sleep(rest_s)
-        # One more bad answer, and it rests again.
-        link.strikes = config.strikes - 1
-        link.suspect.clear()
-        return
     try:
-        # A connection broke. The engine may be gone, or be another one by now.
+        if link.strikes >= config.strikes:
+            link.rests += 1
+            fleet.expel(link, f"{link.strikes} answers in a row were none, the last: {link.last_error}")
+            await asyncio.sleep(min(config.backoff_s * 2.0 ** (link.rests - 1), config.most_backoff_s))
+            # One more bad answer, and it rests again.
+            link.strikes = config.strikes - 1
+            return
         link.facts = await link.ask()
         fleet.check_fit(link)
     except (EngineError, ValueError) as error:
         link.last_error = str(error)
         fleet.expel(link, f"after a connection broke: {error}")
+    finally:
+        fleet.trust(link)
 
 
 async def _bring_back(link: EngineLink, fleet: Fleet) -> None:
     """Takes it in again once it is healthy and serves what the others do."""
-    link.suspect.clear()
+    fleet.trust(link)
     if not await link.healthy(fleet.config.health_s):
         return
     try:

@@ -22,11 +22,7 @@ OnData = Callable[[bytes], None]
 
 
 class WireError(Exception):
-    """The connection broke, or what came is no HTTP. answered: whether anything of the answer had come."""
-
-    def __init__(self, text: str, *, answered: bool) -> None:
-        super().__init__(text)
-        self.answered = answered
+    """The connection broke, or what came is no HTTP."""
 
 
 class StatusError(Exception):
@@ -40,7 +36,7 @@ class StatusError(Exception):
 class _Connection(asyncio.Protocol):
     """One request at a time; `busy` until its answer is complete."""
 
-    __slots__ = ("_buffer", "_done", "_error_body", "_left", "_on_data", "_state", "_status", "_transport", "answered")
+    __slots__ = ("_buffer", "_done", "_error_body", "_left", "_on_data", "_state", "_status", "_transport")
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -51,7 +47,6 @@ class _Connection(asyncio.Protocol):
         self._state = self._head
         self._left = 0
         self._error_body = bytearray()
-        self.answered = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -65,7 +60,7 @@ class _Connection(asyncio.Protocol):
         """Sends a request; `on_data` gets what a status 200 brings, frame by frame."""
         assert self._transport is not None
         self._done = asyncio.get_running_loop().create_future()
-        self._on_data, self._state, self.answered = on_data, self._head, False
+        self._on_data, self._state = on_data, self._head
         self._error_body.clear()
         self._transport.write(data)
         return self._done
@@ -81,7 +76,6 @@ class _Connection(asyncio.Protocol):
             # An answer that nobody asked for.
             self.close()
             return
-        self.answered = True
         self._buffer += data
         try:
             while self._done is not None and self._state():
@@ -102,7 +96,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         if done is not None and not done.done():
-            done.set_exception(WireError(text, answered=self.answered))
+            done.set_exception(WireError(text))
 
     def _finish(self) -> None:
         done, self._done = self._done, None
@@ -204,21 +198,9 @@ class Wire:
             f"POST {self._path}{path} HTTP/1.1\r\nhost: {self._host_line}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         )
-        data = head.encode() + body
-        connection = self._kept()
-        if connection is not None:
-            try:
-                await self._run(connection, data, on_data)
-                return
-            except WireError as error:
-                # The engine may have closed a kept connection just now; whoever had sent something did not.
-                if error.answered:
-                    raise
-        await self._run(await self._connect(), data, on_data)
-
-    async def _run(self, connection: _Connection, data: bytes, on_data: OnData) -> None:
+        connection = self._kept() or await self._connect()
         try:
-            await connection.send(data, on_data)
+            await connection.send(head.encode() + body, on_data)
         finally:
             if connection.usable:
                 self._idle.append(connection)

@@ -34,7 +34,8 @@ class EngineLoad:
     """One engine as placement sees it; changed in place by whoever keeps it.
 
     in_flight: requests of ours. outside: requests of others. reserved_tokens: KV slots that ours may need until their
-    chunks end. slowdown: how much longer its tokens take than the median engine's, at least 1.
+    chunks end; prompt_tokens: of these, prompts, each counted once for all siblings. slowdown: how much longer its
+    tokens take than the median engine's, at least 1.
     """
 
     name: str
@@ -42,6 +43,7 @@ class EngineLoad:
     slots: int
     in_flight: int = 0
     reserved_tokens: int = 0
+    prompt_tokens: int = 0
     outside: int = 0
     outside_tokens: int = 0
     slowdown: float = 1.0
@@ -50,9 +52,11 @@ class EngineLoad:
         """An idle engine takes anything: what is larger than its memory has no better place."""
         if not self.in_flight:
             return True
-        if self.in_flight + self.outside >= self.slots:
-            return False
-        return self.reserved_tokens + self.outside_tokens + tokens <= self.capacity_tokens
+        return self.has_slot and self.reserved_tokens + self.outside_tokens + tokens <= self.capacity_tokens
+
+    @property
+    def has_slot(self) -> bool:
+        return self.in_flight + self.outside < self.slots
 
     @property
     def load(self) -> float:
@@ -97,6 +101,11 @@ def place(
     balanced = most - low <= min(rules.balance_spread, 1 + total / count / 4)
     if home is not None and balanced:
         return Placement(home, "affinity", None)
+    return placed(lightest, "load", cached_tokens, rules)
+
+
+def placed(engine: EngineLoad, reason: str, cached_tokens: Mapping[str, int], rules: PlacementRules) -> Placement:
+    """That engine, with whoever holds much more of the prefix than it does."""
     donor = max(cached_tokens, key=lambda name: cached_tokens[name], default=None)
-    gap = cached_tokens[donor] - cached_tokens.get(lightest.name, 0) if donor is not None else 0
-    return Placement(lightest, "load", donor if gap > rules.cache_gap_tokens else None)
+    gap = cached_tokens[donor] - cached_tokens.get(engine.name, 0) if donor is not None else 0
+    return Placement(engine, reason, donor if gap > rules.cache_gap_tokens else None)

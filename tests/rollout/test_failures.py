@@ -8,8 +8,8 @@ import asyncio
 import pytest
 
 from bench.rollout_scale.stub import Behaviour, Stub
-from sglang_seer.rollout.client import EngineError
-from sglang_seer.rollout.controller import RolloutController, RolloutError
+from sglang_seer.rollout.client import EngineError, RolloutError
+from sglang_seer.rollout.controller import RolloutController
 from tests.rollout.fleet_of_stubs import (
     LIMIT,
     assert_settled,
@@ -180,13 +180,15 @@ async def test_one_of_two_at_the_start(free_port: int) -> None:
 
 
 async def test_no_engine_left_ends_the_rollout_with_what_they_said() -> None:
-    async with stubs(2, seconds_per_token=SLOW) as engines:
-        async with RolloutController([engine.url for engine in engines], config=config()) as controller:
-            with pytest.raises(RolloutError, match="no engine for 1 s: .*127.0.0.1"):
-                async for _ in controller.samples(prompts(40)):
-                    for engine in engines:
-                        await engine.kill()
-            assert_settled(controller)
+    async with (
+        stubs(2, seconds_per_token=SLOW) as engines,
+        RolloutController([engine.url for engine in engines], config=config()) as controller,
+    ):
+        with pytest.raises(RolloutError, match=r"no engine for 1 s: .*127\.0\.0\.1"):
+            async for _ in controller.samples(prompts(40)):
+                for engine in engines:
+                    await engine.kill()
+        assert_settled(controller)
 
 
 async def test_a_request_that_every_engine_refuses_ends_as_an_error() -> None:

@@ -1,0 +1,259 @@
+"""Runs chunks: takes requests from the buffer, sends each to its engine, and settles what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+from uuid import uuid4
+
+from sglang_seer.rollout.buffer import Assignment, Request, RequestBuffer
+from sglang_seer.rollout.client import RolloutError
+from sglang_seer.rollout.config import RolloutConfig
+from sglang_seer.rollout.journal import Journal
+from sglang_seer.rollout.link import Cancelled, EngineLink, Outcome
+from sglang_seer.rollout.recorder import Recorder
+from sglang_seer.rollout.samples import Chunk, Sample
+from sglang_seer.rollout.seams import Seams
+from sglang_seer.rollout.timing import until_set
+from sglang_seer.rollout.verdict import Verdict, judge
+
+# A pass over the waiting requests costs at most this share of the time.
+PASS_SHARE = 0.1
+
+
+class ChunkRunner:
+    """What is on its way to engines and back. wake: set it when a chunk could start that could not before.
+
+    links: of the engines that are there. eos: tokens that end a response, where known. finished: told every sample that
+    ended; failed: told what must not have happened.
+    """
+
+    def __init__(
+        self,
+        config: RolloutConfig,
+        buffer: RequestBuffer,
+        links: dict[str, EngineLink],
+        *,
+        seams: Seams | None,
+        eos: frozenset[int],
+        journal: Journal | None,
+        recorder: Recorder,
+        finished: Callable[[Sample], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self.wake = asyncio.Event()
+        self.generated_tokens = 0
+        self._config, self._buffer, self._links = config, buffer, links
+        self._seams, self._eos, self._journal, self._recorder = seams, eos, journal, recorder
+        self._finished, self._failed = finished, failed
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._begun: set[int] = set()
+        # Chunks that are to be broken off, and why.
+        self._evicted: dict[int, str] = {}
+        self._name = uuid4().hex[:8]
+        self._attempts = 0
+
+    async def run(self, may_start: Callable[[], bool]) -> None:
+        """Starts chunks until it is cancelled. Raises RolloutError where no engine was up for long."""
+        config, loop = self._config, asyncio.get_running_loop()
+        none_since_s: float | None = None
+        while True:
+            self.wake.clear()
+            started_s = loop.time()
+            if self._buffer.up or not len(self._buffer):
+                none_since_s = None
+            else:
+                none_since_s = none_since_s or started_s
+                if started_s - none_since_s > config.no_engine_s:
+                    said = "; ".join(f"{url}: {link.last_error}" for url, link in self._links.items())
+                    raise RolloutError(f"no engine for {config.no_engine_s:.0f} s: {said}")
+            if may_start():
+                doubted = {url for url, link in self._links.items() if link.suspect.is_set()}
+                for assignment in self._buffer.assign(doubted):
+                    self._recorder.assign(assignment)
+                    chunk = self._chunk(assignment, self._links[assignment.engine])
+                    self._tasks[assignment.request.arrival] = asyncio.create_task(self._guard(chunk))
+            # What changes while a pass would still be paid for is taken together by the next one.
+            await asyncio.sleep((loop.time() - started_s) / PASS_SHARE)
+            await until_set(self.wake, config.poll_s)
+
+    async def _guard(self, chunk: Awaitable[None]) -> None:
+        try:
+            await chunk
+        except Exception as error:  # noqa: BLE001 - raised where the samples are awaited
+            self._failed(error)
+
+    def evict(self, engine: str, why: str) -> list[asyncio.Task[None]]:
+        """Breaks off the chunks of an engine; gives the tasks that end with it. What has come is kept."""
+        requests = self._buffer.on_engine(engine)
+        for request in requests:
+            self._break_off(request, why)
+        return [self._tasks[request.arrival] for request in requests]
+
+    def stop(self, requests: Iterable[Request], reason: str) -> None:
+        """Ends requests with what they have, as samples with that finish reason."""
+        for request in requests:
+            if request.engine is None:
+                self._drop(request, reason)
+            else:
+                request.ends_as = reason
+                self._break_off(request, reason)
+
+    def _break_off(self, request: Request, why: str) -> None:
+        self._evicted[request.arrival] = why
+        # A task that is cancelled before its first step never runs: it sees by itself that it was evicted.
+        if request.arrival in self._begun:
+            self._tasks[request.arrival].cancel()
+
+    async def abandon(self) -> None:
+        """Breaks everything off and forgets it."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for state in (self._tasks, self._begun, self._evicted):
+            state.clear()
+        for request in self._buffer.unfinished():
+            self._buffer.drop(request)
+
+    # One chunk
+
+    async def _chunk(self, assignment: Assignment, link: EngineLink) -> None:
+        request, loop = assignment.request, asyncio.get_running_loop()
+        started_s, began_s = time.time(), loop.time()
+        outcome = Outcome(None, self._evicted.get(request.arrival))
+        if outcome.broken is None:
+            self._begun.add(request.arrival)
+            try:
+                body = self._body(request, assignment.tokens)
+                outcome = await link.generate(body, most=assignment.tokens, logprobs=self._config.logprobs)
+            except Cancelled as error:
+                if request.arrival not in self._evicted:
+                    raise
+                outcome = Outcome(error.part, self._evicted[request.arrival])
+            finally:
+                self._begun.discard(request.arrival)
+        self._evicted.pop(request.arrival, None)
+        del self._tasks[request.arrival]
+        self._settle(assignment, link, outcome, started_s, loop.time() - began_s)
+        self.wake.set()
+
+    def _body(self, request: Request, tokens: int) -> dict[str, Any]:
+        self._attempts += 1
+        hints = {
+            "group": request.group,
+            "sample": request.sample,
+            "prompt_len": len(request.input_ids),
+            "limit": request.plan.limit,
+        }
+        sampling = request.plan.chunk_sampling(
+            generated=len(request.output_ids), tokens=tokens, seed=request.seed, hints=hints
+        )
+        sampling.setdefault("stream_interval", self._config.stream_interval)
+        return {
+            "rid": f"seer-{self._name}-{request.arrival}-{self._attempts}",
+            "input_ids": request.input_ids + request.output_ids,
+            "sampling_params": sampling,
+            "return_logprob": self._config.logprobs,
+            "stream": True,
+        }
+
+    def _settle(
+        self, assignment: Assignment, link: EngineLink, outcome: Outcome, started_s: float, took_s: float
+    ) -> None:
+        request, part = assignment.request, outcome.part
+        verdict = judge(
+            request.plan,
+            request.output_ids,
+            part,
+            asked=assignment.tokens,
+            broken=outcome.broken,
+            seams=self._seams,
+            eos=self._eos,
+        )
+        chunk = Chunk(
+            engine=link.url,
+            tokens=len(verdict.output_ids),
+            end=verdict.end,
+            input_tokens=request.length,
+            started_s=started_s,
+            ended_s=time.time(),
+            cached_tokens=part.cached_tokens if part else 0,
+            weight_version=part.weight_version if part else None,
+            verify_steps=part.verify_steps if part else 0,
+            retractions=part.retractions if part else 0,
+        )
+        self._judge_engine(request, link, verdict, outcome, took_s)
+        self.generated_tokens += len(verdict.output_ids)
+        expected = self._recorder.expected(request)
+        restarts = self._config.one_weight_version and _other_weights(request, chunk)
+        finished = verdict.finish_reason is not None and not restarts
+        self._buffer.chunk_ended(request, chunk, verdict.output_ids, verdict.logprobs, finished=finished)
+        self._recorder.chunk(request, chunk)
+        if self._journal is not None:
+            self._journal.chunk(request, chunk, verdict.output_ids, verdict.logprobs)
+        if finished:
+            assert verdict.finish_reason is not None
+            self._recorder.finish(request, verdict.finish_reason, expected)
+            self._finished(self._sample(request, verdict.finish_reason, verdict.matched))
+        elif request.ends_as is not None:
+            self._drop(request, request.ends_as)
+        elif restarts:
+            self._buffer.restart(request)
+            if self._journal is not None:
+                self._journal.restart(request)
+        elif outcome.refused is not None:
+            request.refusals[link.url] = outcome.refused
+            if self._buffer.up and self._buffer.up <= request.refusals.keys():
+                self._drop(request, "error", outcome.refused)
+        elif request.fruitless >= self._config.fruitless:
+            said = f"{request.fruitless} chunks in a row without a token, the last: {verdict.end}"
+            self._drop(request, "error", said)
+
+    def _judge_engine(
+        self, request: Request, link: EngineLink, verdict: Verdict, outcome: Outcome, took_s: float
+    ) -> None:
+        if verdict.end in ("length", "stop"):
+            link.strikes = link.rests = 0
+            if verdict.output_ids:
+                link.seen_pace(took_s, len(verdict.output_ids))
+            return
+        counts = self._buffer.counts
+        counts.add(counts.broken, verdict.end.split(":")[0])
+        if outcome.blame:
+            request.avoid.add(link.url)
+            link.strike(verdict.end)
+
+    def _drop(self, request: Request, reason: str, error: str | None = None) -> None:
+        expected = self._recorder.expected(request)
+        self._buffer.drop(request)
+        self._recorder.finish(request, reason, expected)
+        self._finished(self._sample(request, reason, None, error))
+
+    def _sample(self, request: Request, reason: str, matched: int | str | None, error: str | None = None) -> Sample:
+        text = None
+        if self._seams is not None:
+            text = self._seams.text(request.input_ids, request.output_ids, request.plan, matched)
+        return Sample(
+            group=request.group,
+            sample=request.sample,
+            seed=request.seed,
+            input_ids=request.input_ids,
+            output_ids=request.output_ids,
+            finish_reason=reason,
+            matched=matched,
+            text=text,
+            logprobs=request.logprobs if self._config.logprobs else None,
+            error=error,
+            chunks=request.chunks,
+            whole=list(request.plan.whole),
+            submitted_s=request.submitted_s,
+            finished_s=time.time(),
+            metadata=request.metadata,
+        )
+
+
+def _other_weights(request: Request, chunk: Chunk) -> bool:
+    return len({one.weight_version for one in (*request.chunks, chunk) if one.tokens}) > 1
