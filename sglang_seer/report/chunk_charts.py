@@ -51,7 +51,10 @@ def reasons(history: History) -> dict[str, list[float]]:
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def decisions(history: History) -> Chart:
+def decisions(history: History) -> Chart | None:
+    """None where no chunk was started."""
+    if not history.assigns:
+        return None
     figure, end_s = new(2.9), span_s(history)
     axes = figure.subplots()
     edges = grid(0, end_s, WIDE_BINS)
@@ -72,7 +75,10 @@ def decisions(history: History) -> Chart:
     )
 
 
-def migrations(history: History) -> Chart:
+def migrations(history: History) -> Chart | None:
+    """None where nothing moved."""
+    if not history.migrations:
+        return None
     figure, end_s = new(3.4), span_s(history)
     left, right = figure.subplots(1, 2, width_ratios=(5, 3))
     edges = grid(0, end_s, WIDE_BINS)

@@ -23,6 +23,7 @@ from sglang_seer.report.canvas import (
 from sglang_seer.report.history import History
 from sglang_seer.report.picture import KV, RUNNING, WAITING
 from sglang_seer.report.series import Floats, flow, grid, in_progress, last_said
+from sglang_seer.rollout.events import Engine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +116,10 @@ def without_down(history: History, engine: str, times_s: Floats, values: Floats)
     return values
 
 
-def engines(history: History) -> Chart:
+def engines(history: History) -> Chart | None:
+    """None where the run tells of no engine."""
+    if not history.engines:
+        return None
     return _panels(history) if len(history.engines) <= MOST_PANELS else _heat(history)
 
 
@@ -159,8 +163,12 @@ def _panels(history: History) -> Chart:
 def _title(history: History, engine: str) -> str:
     chunks = [chunk for chunk in history.chunks if chunk.engine == engine]
     said = f"{short(engine)}: {len(chunks):,} chunks, {sum(chunk.tokens for chunk in chunks):,} tokens"
-    downs = [state for state in history.states if state.engine == engine and state.state != "up"]
-    return f"{said}; {downs[0].state}: {downs[0].why[:70]}" if downs else said
+    gone = [f"{state.state} at {state.at_s:.1f} s" for state in history.states if _left(state, engine)]
+    return "; ".join([said, *gone])
+
+
+def _left(state: Engine, engine: str) -> bool:
+    return state.engine == engine and state.state != "up"
 
 
 def _heat(history: History) -> Chart:

@@ -17,6 +17,14 @@ from sglang_seer.report.measures import Row, broken, rows, unlike
 from sglang_seer.report.page_parts import SCRIPT, STYLE
 from sglang_seer.report.picture import require_matplotlib
 
+# What is said instead of a chart.
+ABSENT = {
+    "engines": "The run tells of no engine.",
+    "decisions": "No chunk was started in this run.",
+    "migrations": "No request went on on another engine in this run.",
+    "acceptance": "No draft was verified in this run.",
+}
+
 
 def charts(history: History, baseline: History | None = None) -> list[Chart]:
     """All charts of a run, in the order of the page. Raises ValueError without matplotlib."""
@@ -50,8 +58,10 @@ def page(history: History, drawn: Sequence[Chart], baseline: History | None = No
     for chart in drawn:
         below = {"decisions": _reason_table, "engines": _engine_table}.get(chart.name)
         parts.append(_figure(chart, below(history) if below is not None else ""))
-    if all(chart.name != "acceptance" for chart in drawn):
-        parts.append('<section><h2>Acceptance</h2><p class="note">No draft was verified in this run.</p></section>')
+    drawn_names = {chart.name for chart in drawn}
+    parts += [
+        f'<section><p class="note">{said}</p></section>' for name, said in ABSENT.items() if name not in drawn_names
+    ]
     parts.append(_details(history))
     body = "\n".join(parts)
     return (

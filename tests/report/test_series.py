@@ -52,5 +52,5 @@ def test_last_said() -> None:
 def test_a_grid_wants_bins_and_time() -> None:
     with pytest.raises(ValueError, match="bins: got 0"):
         grid(0.0, 1.0, 0)
-    with pytest.raises(ValueError, match="end_s: got 1.0"):
+    with pytest.raises(ValueError, match=r"end_s: got 1\.0"):
         grid(1.0, 1.0, 3)
