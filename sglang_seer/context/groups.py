@@ -23,11 +23,15 @@ _HINT_TYPES: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Group of a request, and the generation limit of the whole response (all chunks together)."""
+    """Group of a request, and the generation limit of the whole response (all chunks together).
+
+    sample: number within the group, None where the request does not say.
+    """
 
     group: str
     prompt_tokens: int
     limit_tokens: int
+    sample: int | None = None
 
 
 def request_key(text: str) -> int:
@@ -73,4 +77,4 @@ def identify(
     else:
         digest = hashlib.blake2b(array("q", prompt[:prompt_tokens]).tobytes(), digest_size=16)
         group = f"prompt:{digest.hexdigest()}"
-    return Identity(group=group, prompt_tokens=prompt_tokens, limit_tokens=limit)
+    return Identity(group, prompt_tokens, limit, hint.get("sample"))

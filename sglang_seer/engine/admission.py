@@ -47,7 +47,9 @@ class Admission:
             identity.limit_tokens,
             member=self._states.of(request).arrival,
         )
-        return Load.of(kv_tokens, remaining, reserve_tokens=reserve_tokens)
+        left = max(request.sampling_params.max_new_tokens - len(request.output_ids), 1)
+        chunk = left if done + left < identity.limit_tokens else None
+        return Load.of(kv_tokens, remaining, reserve_tokens=reserve_tokens, chunk_tokens=chunk)
 
 
 def adder_class(stock: type[PrefillAdder], admission: Admission) -> type[PrefillAdder]:

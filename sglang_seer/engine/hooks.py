@@ -130,21 +130,27 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
         state = _state.states.of(request)
         if state.finished or state.identity is None:
             continue
+        tokens = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens + len(request.output_ids)
         if not request.finished():
-            earlier = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens
-            _state.lengths.progress(state.identity.group, state.arrival, earlier + len(request.output_ids))
+            _state.lengths.progress(state.identity.group, state.arrival, tokens)
             continue
         state.finished = True
-        if request.finished_reason.to_json()["type"] == "abort":
+        reason = request.finished_reason.to_json()["type"]
+        if reason == "length" and tokens < state.identity.limit_tokens and _state.states.chunk_ended(request):
+            _state.lengths.progress(state.identity.group, state.arrival, tokens)
+            STATUS.counters["chunks"] += 1
+            if drafts is not None:
+                drafts.append([request], [()])
+            continue
+        if reason == "abort":
             _state.lengths.lost(state.identity.group, state.arrival)
             STATUS.counters["aborted"] += 1
             if drafts is not None:
                 drafts.drop(request)
             continue
-        earlier = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens
         _state.lengths.finish(
             state.identity.group,
-            earlier + len(request.output_ids),
+            tokens,
             member=state.arrival,
             limit_tokens=state.identity.limit_tokens,
         )

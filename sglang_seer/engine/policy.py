@@ -105,10 +105,12 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         entry = None  # generates nothing: Seer leaves it alone
         if state.identity is not None:
             self._lengths.touch(state.identity.group)
+            # Input behind the prompt is what earlier chunks generated.
+            earlier = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens
             entry = Waiting(
                 arrival=state.arrival,
                 group=state.identity.group,
-                generated_tokens=len(request.output_ids),
+                generated_tokens=earlier + len(request.output_ids),
                 limit_tokens=state.identity.limit_tokens,
                 admitted_before=self.admitted,
                 handle=request,

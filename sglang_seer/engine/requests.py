@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from array import array
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from sglang_seer.context import Identity, identify, request_key
 from sglang_seer.status import STATUS
 
 logger = logging.getLogger("sglang_seer")
+# Responses that went on elsewhere stay known; the oldest go first.
+MOST_CHUNKED = 65_536
 _ATTRIBUTE = "_seer_state"
 
 
@@ -37,11 +40,16 @@ class RequestState:
 
 
 class RequestStates:
-    """Makes states; ranks of one engine see the same requests in the same order and make the same ones."""
+    """Makes states; ranks of one engine see the same requests in the same order and make the same ones.
+
+    The chunks of one response are one response: a later one goes on with arrival and text of the one before.
+    """
 
     def __init__(self, random_seed: int) -> None:
         self._random_seed = random_seed
         self._arrivals = 0
+        # By group and sample: responses whose last chunk ended here.
+        self._chunked: OrderedDict[tuple[int, int], RequestState] = OrderedDict()
 
     def of(self, request: Any) -> RequestState:
         """State of a live SGLang request, made at first sight."""
@@ -50,6 +58,16 @@ class RequestStates:
             state = self._make(request)
             setattr(request, _ATTRIBUTE, state)
         return state
+
+    def chunk_ended(self, request: Any) -> bool:
+        """The response goes on in a later request. False where that cannot be known again: it has no sample number."""
+        state = self.of(request)
+        if state.identity is None or state.identity.sample is None:
+            return False
+        self._chunked[state.index_group, state.identity.sample] = state
+        if len(self._chunked) > MOST_CHUNKED:
+            self._chunked.popitem(last=False)
+        return True
 
     def _make(self, request: Any) -> RequestState:
         self._arrivals += 1
@@ -67,7 +85,7 @@ class RequestStates:
             digest = hashlib.blake2b(prompt_bytes, digest_size=16).hexdigest()
             index_group = request_key(f"{identity.group}/{digest}")
             prompt_key = request_key(digest)
-        return RequestState(
+        state = RequestState(
             identity=identity,
             arrival=self._arrivals,
             index_group=index_group,
@@ -75,3 +93,11 @@ class RequestStates:
             index_sequence=self._arrivals,
             seed=request_key(f"{self._random_seed}/{self._arrivals}/{request.rid}"),
         )
+        if identity is not None and identity.sample is not None:
+            before = self._chunked.pop((index_group, identity.sample), None)
+            earlier = len(prompt) - identity.prompt_tokens
+            # Less input than it had: another response of that name.
+            if before is not None and 0 < before.sequence_tokens <= earlier:
+                state.arrival, state.index_sequence = before.arrival, before.index_sequence
+                state.index_id, state.sequence_tokens = before.index_id, before.sequence_tokens
+        return state
