@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from bench.rollout_scale.stub import Behaviour, Stub
+from bench.controller.stub import Behaviour, Stub
 from sglang_seer.rollout.client import EngineError, RolloutError
 from sglang_seer.rollout.controller import RolloutController
 from tests.rollout.fleet_of_stubs import (

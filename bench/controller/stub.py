@@ -53,7 +53,8 @@ class Behaviour:
 
     seconds_per_token: of every request. mean_tokens: of responses. fault: `hang` sends nothing any more, `error`
     answers 500, `garbage` sends what is no answer, `backwards` takes tokens back, `short` leaves log-probabilities
-    out, `abort` ends every chunk as an abort. slots: most requests at a time, further ones wait.
+    out, `abort` ends every chunk as an abort. constant: all tokens are equal, which costs the stub little. slots:
+    most requests at a time, further ones wait.
     """
 
     seconds_per_token: float = 0.0
@@ -66,6 +67,7 @@ class Behaviour:
     model: str = "stub"
     weight_version: str = "default"
     context_tokens: int = 1_000_000
+    constant: bool = False
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class Seen:
     most_running: int = 0
     disconnected: int = 0
     prefilled_tokens: int = 0
+    generated_tokens: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -96,6 +99,10 @@ class Stub:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def serving(self) -> bool:
+        return self._server is not None
 
     async def start(self) -> str:
         """Serves; on the same port as before where there was one."""
@@ -203,11 +210,16 @@ class _Generation:
         stub = self.connection.stub
         if self.closed or stub.behaviour.fault == "hang":
             return
+        if stub.behaviour.constant:
+            new = until - self.start - len(self.tokens)
+            self.tokens += [7] * new
+            self.logprobs += [(-0.5, 7, None)] * new
         for position in range(self.start + len(self.tokens), until):
             token, logprob = token_at(self.seed, position, self.last)
             self.tokens.append(token)
             self.logprobs.append((logprob, token, None))
         finished = until == self.end
+        stub.seen.generated_tokens += len(self.tokens) - self.sent
         self.connection.event(self._event(finished))
         self.sent = len(self.tokens)
         if finished:

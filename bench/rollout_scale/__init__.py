@@ -1,1 +1,0 @@
-"""Cost of the rollout controller itself, against engines that compute nothing."""
