@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.rollout_scale.stub import Behaviour, Stub
+from bench.controller.stub import Behaviour, Stub
 from sglang_seer.report import history
 from sglang_seer.report.command import main
 from sglang_seer.rollout.config import RolloutConfig
