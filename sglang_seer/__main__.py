@@ -8,7 +8,10 @@ COMMANDS = {
     "demo": ("sglang_seer.demo.command", "the same rollout with stock SGLang and with Seer, on this machine's CPU"),
     "rollout": ("sglang_seer.rollout.command", "samples of a file of prompts from many engines"),
     "bench": ("sglang_seer.bench", "the benchmarks of a checkout"),
-    "report": ("sglang_seer.report.command", "the table and the picture of a rollout kept with demo --json"),
+    "report": (
+        "sglang_seer.report.command",
+        "the page of a rollout's run file, or the table and the picture of what demo --json kept",
+    ),
 }
 
 

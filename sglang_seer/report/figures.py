@@ -2,14 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from sglang_seer.report.kept import Comparison, Run
 
 TAIL_SHARE = 0.1
 
 
-def tail_start_s(runs: Sequence[Run], share: float = TAIL_SHARE) -> float:
+class Timed(Protocol):
+    """Has a time at which it was asked for and one at which it ended."""
+
+    @property
+    def submitted_s(self) -> float: ...
+
+    @property
+    def finished_s(self) -> float: ...
+
+
+def tail_start_s(runs: Sequence[Timed], share: float = TAIL_SHARE) -> float:
     """The moment from which only the last `share` of the requests runs: at most floor(share * n), but at least one.
 
     Raises ValueError for no runs.
