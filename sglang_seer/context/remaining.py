@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erfc, exp, inf, log, log1p, pi, sqrt
 from statistics import NormalDist
@@ -22,6 +23,10 @@ class Remaining(Protocol):
 
     def quantile(self, q: float) -> float:
         """The number of tokens that is not exceeded with probability q, 0 <= q <= 1."""
+        ...
+
+    def quantiles(self, levels: Sequence[float]) -> tuple[float, ...]:
+        """`quantile` of each level, for less than one at a time."""
         ...
 
 
@@ -65,8 +70,12 @@ class Exactly:
     mean: float
 
     def quantile(self, q: float) -> float:
-        check_quantile(q)
-        return self.mean
+        return self.quantiles((q,))[0]
+
+    def quantiles(self, levels: Sequence[float]) -> tuple[float, ...]:
+        for q in levels:
+            check_quantile(q)
+        return (self.mean,) * len(levels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +107,28 @@ class LogNormal:
         return self._within(whole_mean(self.centre, spread, limit))
 
     def quantile(self, q: float) -> float:
-        check_quantile(q)
-        if q == 1:
-            return float(self.limit_tokens - self.generated_tokens)
-        survives = 1 - q
-        begun = (log(self.generated_tokens) - self.centre) / self.spread if self.generated_tokens else -inf
-        if begun > _FAR:
-            # So far out the tail is exponential.
-            place = begun - log1p(-q) / hazard(begun)
-        else:
-            beyond = survives * 0.5 * erfc(begun * _SQRT_HALF)
-            place = -_inverse_cdf(beyond) if beyond < 1 else -inf
-        # Past the limit there is nothing to tell apart, and exp must not overflow.
-        log_total = min(self.centre + self.spread * place, log(self.limit_tokens))
-        return self._within(exp(log_total))
+        return self.quantiles((q,))[0]
+
+    def quantiles(self, levels: Sequence[float]) -> tuple[float, ...]:
+        generated, most = self.generated_tokens, float(self.limit_tokens - self.generated_tokens)
+        centre, spread, end = self.centre, self.spread, log(self.limit_tokens)
+        begun = (log(generated) - centre) / spread if generated else -inf
+        far = begun > _FAR
+        pull = hazard(begun) if far else 0.0
+        survives = 0.5 * erfc(begun * _SQRT_HALF)
+        points = []
+        for q in levels:
+            check_quantile(q)
+            if q == 1:
+                points.append(most)
+                continue
+            if far:
+                # So far out the tail is exponential.
+                place = begun - log1p(-q) / pull
+            else:
+                beyond = (1 - q) * survives
+                place = -_inverse_cdf(beyond) if beyond < 1 else -inf
+            # Past the limit there is nothing to tell apart, and exp must not overflow.
+            total = exp(min(centre + spread * place, end))
+            points.append(min(max(total - generated, 1.0), most))
+        return tuple(points)

@@ -72,8 +72,7 @@ class Load:
         chunk_tokens: int | None = None,
         cached_tokens: int = 0,
     ) -> Load:
-        points = tuple(remaining.quantile(level) for level in LEVELS)
-        return cls(kv_tokens, points, reserve_tokens, chunk_tokens, cached_tokens)
+        return cls(kv_tokens, remaining.quantiles(LEVELS), reserve_tokens, chunk_tokens, cached_tokens)
 
 
 def admit(running: Sequence[Load], waiting: Sequence[Load], capacity_tokens: int, *, risk: float = DEFAULT_RISK) -> int:
