@@ -1,0 +1,123 @@
+"""The buffer of waiting requests, in the order of a policy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from heapq import heappop, heappush
+from typing import Protocol
+
+from sglang_seer.schedule import Snapshot, Waiting, WaitingGroups, decide
+from sglang_seer.sim.policy import Order
+from sglang_seer.sim.request import Request
+
+
+class Buffer(Protocol):
+    """Waiting requests, best first."""
+
+    def __len__(self) -> int: ...
+
+    def add(self, request: Request) -> None: ...
+
+    def head(self) -> Request: ...
+
+    def take(self) -> Request:
+        """Remove the head, which begins to run."""
+
+    def stopped(self, request: Request) -> None:
+        """A request that was taken runs no more: it finished, or it is about to be added again."""
+
+    def finished(self, request: Request) -> None: ...
+
+
+class SortedBuffer:
+    """By a key that does not change while a request waits."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._heap: list[tuple[int, int, Request]] = []
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, request: Request) -> None:
+        key = {Order.ARRIVAL: 0, Order.LIMIT: -request.limit_tokens, Order.ORACLE: -request.remaining_tokens}
+        heappush(self._heap, (key[self._order], request.index, request))
+
+    def head(self) -> Request:
+        return self._heap[0][2]
+
+    def take(self) -> Request:
+        return heappop(self._heap)[2]
+
+    def stopped(self, request: Request) -> None:
+        pass
+
+    def finished(self, request: Request) -> None:
+        pass
+
+
+class ContextBuffer:
+    """By `sglang_seer.schedule.decide`, asked again when something that it depends on has changed."""
+
+    def __init__(self, starvation_limit: int = 4096) -> None:
+        self._starvation_limit = starvation_limit
+        self._waiting = WaitingGroups()
+        self._longest: dict[str, int] = {}
+        self._running: Counter[str] = Counter()
+        self._entries: dict[int, Waiting] = {}
+        self._order: list[Waiting] = []
+        self._admitted = 0
+        self._stale = True
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, request: Request) -> None:
+        entry = Waiting(
+            arrival=request.index,
+            group=request.group,
+            generated_tokens=request.tokens,
+            limit_tokens=request.limit_tokens,
+            admitted_before=self._admitted,
+            handle=request,
+        )
+        self._waiting.add(entry)
+        self._entries[request.index] = entry
+        self._stale = True
+
+    def head(self) -> Request:
+        if self._stale:
+            snapshot = Snapshot(
+                waiting=self._waiting.by_group,
+                longest_tokens=self._longest,
+                running=self._running.keys(),
+                admitted=self._admitted,
+            )
+            self._order = list(reversed(decide(snapshot, starvation_limit=self._starvation_limit).order))
+            self._stale = False
+        request = self._order[-1].handle
+        assert isinstance(request, Request)
+        return request
+
+    def take(self) -> Request:
+        request = self.head()
+        self._order.pop()
+        self._waiting.remove(self._entries.pop(request.index))
+        self._running[request.group] += 1
+        self._admitted += 1
+        return request
+
+    def stopped(self, request: Request) -> None:
+        self._running[request.group] -= 1
+        if not self._running[request.group]:
+            del self._running[request.group]
+            self._stale = True
+
+    def finished(self, request: Request) -> None:
+        if request.length_tokens > self._longest.get(request.group, 0):
+            self._longest[request.group] = request.length_tokens
+            self._stale = True
+
+
+def buffer(order: Order) -> Buffer:
+    return ContextBuffer() if order is Order.CONTEXT else SortedBuffer(order)
