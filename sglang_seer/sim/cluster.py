@@ -58,13 +58,18 @@ class Cluster:
                 raise ValueError(f"slow, failures: got instance {place}, wanted 0 to {self.instances - 1}")
 
 
-def simulate(cluster: Cluster, policy: Policy, requests: Sequence[Request], *, stop_after: int | None = None) -> Result:
-    """Run the requests to their ends, or until `stop_after` of them are done.
+def simulate(
+    cluster: Cluster, policy: Policy, requests: Sequence[Request], *, stop_after_groups: int | None = None
+) -> Result:
+    """Run the requests to their ends, or until all requests of `stop_after_groups` groups are done.
 
     The requests are changed: they carry their tokens and finish times. Raises ValueError for requests that no instance
     can hold, for none at all, and for indices or orders that are not 0, 1, 2, ...
     """
-    return _Run(cluster, policy, requests).until(len(requests) if stop_after is None else stop_after)
+    groups = len({request.group for request in requests})
+    if stop_after_groups is not None and not 1 <= stop_after_groups <= groups:
+        raise ValueError(f"stop_after_groups: got {stop_after_groups}, wanted 1 to {groups}")
+    return _Run(cluster, policy, requests).until(groups if stop_after_groups is None else stop_after_groups)
 
 
 class _Run:
@@ -87,6 +92,8 @@ class _Run:
         self.events: list[tuple[float, int, int, int, object]] = []
         self.planned = 0
         self.done: list[Request] = []
+        self.unfinished = Counter(request.group for request in requests if request.remaining_tokens)
+        self.groups_done = len({request.group for request in requests}) - len(self.unfinished)
         self.finished_siblings: Counter[str] = Counter()
         self.members: dict[str, list[Request]] = {}
         if policy.drafts is Drafts.GROUP:
@@ -95,12 +102,12 @@ class _Run:
         self.samples: list[Sample] = []
         self.sample_every = max(1, len(requests) // SAMPLES)
 
-    def until(self, wanted: int) -> Result:
+    def until(self, groups: int) -> Result:
         for failure in self.cluster.failures:
             self._push(failure.at_s, _FAIL, failure.instance, failure)
         self._apply(self.dispatch.start([request for request in self.requests if request.remaining_tokens]), 0.0)
         end_s = 0.0
-        while len(self.done) < wanted:
+        while self.groups_done < groups:
             assert self.events, "nothing is left to happen and requests wait"
             time_s, _, what, place, payload = heappop(self.events)
             instance = self.instances[place]
@@ -174,6 +181,8 @@ class _Run:
                 continue
             request.finished_s = instance.now_s
             self.done.append(request)
+            self.unfinished[request.group] -= 1
+            self.groups_done += self.unfinished[request.group] == 0
             self.dispatch.finished(instance, request)
             changed += self._sibling_finished(request, instance.now_s)
             if len(self.done) % self.sample_every == 0:

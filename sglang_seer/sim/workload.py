@@ -62,6 +62,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         lengths = np.where(ends, lengths, self.limit_tokens).astype(np.int64)
         return requests_of(lengths.tolist(), self.limit_tokens, [int(tokens) for tokens in prompts])
 
+    def issue(self, times: int) -> Workload:
+        """The same with so many times the prompts."""
+        return msgspec.structs.replace(self, prompts=times * self.prompts)
+
     def _location(self) -> float:
         """Mean of log lengths that gives `mean_tokens` after the cut; by bisection on the closed form."""
         mean = (self.mean_tokens - self.runaway * self.limit_tokens) / (1.0 - self.runaway) if self.runaway < 1 else 0.0
