@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from sglang_seer.context import GroupTable
+from sglang_seer.context import ContextLengths
 from sglang_seer.engine.policy import SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
+from sglang_seer.schedule import Rules
 
 GROUP_SIZE = 8
 RUNNING = 32
@@ -37,14 +38,14 @@ class StockPolicy:
 
 @pytest.fixture(params=[1_000, 10_000])
 def pass_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """(policy, groups, waiting queue, running batch) after the first pass; SGLang's own part of a pass is left out."""
+    """(policy, lengths, waiting queue, running batch) after the first pass; SGLang's own part of a pass is left out."""
     monkeypatch.setattr(SeerSchedulePolicy.__mro__[1], "calc_priority", lambda *_arguments: None)
-    groups = GroupTable()
-    policy = SeerSchedulePolicy(StockPolicy(), RequestStates(0), groups, starvation_limit=4096, observe_only=False)
+    lengths = ContextLengths()
+    policy = SeerSchedulePolicy(StockPolicy(), RequestStates(0), lengths, rules=Rules(), observe_only=False)
     queue = [Request(number) for number in range(request.param)]
     running = SimpleNamespace(reqs=[Request(request.param + number) for number in range(RUNNING)])
     policy.calc_priority(queue, running)
-    return policy, groups, queue, running
+    return policy, lengths, queue, running
 
 
 @pytest.mark.benchmark(group="pass in which nothing changed")
@@ -55,10 +56,10 @@ def test_unchanged(benchmark: Any, pass_of: Any) -> None:
 
 @pytest.mark.benchmark(group="pass after a response finished")
 def test_after_a_finish(benchmark: Any, pass_of: Any) -> None:
-    policy, groups, queue, running = pass_of
+    policy, lengths, queue, running = pass_of
     rng = random.Random(0)
 
     def finish() -> None:
-        groups.finish(f"id:{rng.randrange(len(queue) // GROUP_SIZE)}", rng.randrange(1, 2048))
+        lengths.finish(f"id:{rng.randrange(len(queue) // GROUP_SIZE)}", rng.randrange(1, 2048))
 
     benchmark.pedantic(policy.calc_priority, args=(queue, running), setup=finish, rounds=300)

@@ -1,5 +1,6 @@
-"""What is decided. Pure Python: one function from a snapshot to a decision."""
+"""What is decided. Pure Python: functions from a snapshot to a decision."""
 
-from sglang_seer.schedule.policy import Decision, Snapshot, Waiting, WaitingGroups, decide
+from sglang_seer.schedule.policy import Decision, Rules, Snapshot, Waiting, decide
+from sglang_seer.schedule.queue import WaitingQueue
 
-__all__ = ["Decision", "Snapshot", "Waiting", "WaitingGroups", "decide"]
+__all__ = ["Decision", "Rules", "Snapshot", "Waiting", "WaitingQueue", "decide"]
