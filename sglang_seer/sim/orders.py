@@ -6,7 +6,8 @@ from collections import Counter
 from heapq import heappop, heappush
 from typing import Protocol
 
-from sglang_seer.schedule import Snapshot, Waiting, WaitingGroups, decide
+from sglang_seer.context import ContextLengths, LengthModel, LongestSibling
+from sglang_seer.schedule import Waiting, WaitingQueue
 from sglang_seer.sim.policy import Order
 from sglang_seer.sim.request import Request
 
@@ -57,12 +58,11 @@ class SortedBuffer:
 
 
 class ContextBuffer:
-    """By `sglang_seer.schedule.decide`, asked again when something that it depends on has changed."""
+    """By `sglang_seer.schedule`, under a length model that hears what a controller hears: lengths at chunk ends."""
 
-    def __init__(self, starvation_limit: int = 4096) -> None:
-        self._starvation_limit = starvation_limit
-        self._waiting = WaitingGroups()
-        self._longest: dict[str, int] = {}
+    def __init__(self, lengths: LengthModel) -> None:
+        self._lengths = lengths
+        self._waiting = WaitingQueue(lengths)
         self._running: Counter[str] = Counter()
         self._entries: dict[int, Waiting] = {}
         self._order: list[Waiting] = []
@@ -81,19 +81,16 @@ class ContextBuffer:
             admitted_before=self._admitted,
             handle=request,
         )
+        if request.tokens:
+            self._lengths.progress(request.group, request.index, request.tokens)
         self._waiting.add(entry)
         self._entries[request.index] = entry
         self._stale = True
 
     def head(self) -> Request:
         if self._stale:
-            snapshot = Snapshot(
-                waiting=self._waiting.by_group,
-                longest_tokens=self._longest,
-                running=self._running.keys(),
-                admitted=self._admitted,
-            )
-            self._order = list(reversed(decide(snapshot, starvation_limit=self._starvation_limit).order))
+            self._order = list(self._waiting.decide(self._running, self._admitted).order)
+            self._order.reverse()
             self._stale = False
         request = self._order[-1].handle
         assert isinstance(request, Request)
@@ -111,13 +108,19 @@ class ContextBuffer:
         self._running[request.group] -= 1
         if not self._running[request.group]:
             del self._running[request.group]
-            self._stale = True
+        self._stale = True
 
     def finished(self, request: Request) -> None:
-        if request.length_tokens > self._longest.get(request.group, 0):
-            self._longest[request.group] = request.length_tokens
-            self._stale = True
+        self._lengths.finish(
+            request.group, request.length_tokens, member=request.index, limit_tokens=request.limit_tokens
+        )
+        self._stale = True
 
 
 def buffer(order: Order) -> Buffer:
-    return ContextBuffer() if order is Order.CONTEXT else SortedBuffer(order)
+    """The buffer of an order."""
+    if order is Order.CONTEXT:
+        return ContextBuffer(ContextLengths())
+    if order is Order.LONGEST_SIBLING:
+        return ContextBuffer(LongestSibling())
+    return SortedBuffer(order)

@@ -21,7 +21,8 @@ class Order(Enum):
     ARRIVAL = "arrival"
     LIMIT = "largest limit"
     ORACLE = "most true tokens left"
-    CONTEXT = "Seer's decide"
+    LONGEST_SIBLING = "Seer's order, the paper's estimate"
+    CONTEXT = "Seer's order, an estimate from all that is known"
 
 
 class Drafts(Enum):
@@ -58,6 +59,9 @@ POLICIES = {
         Placement.REQUESTS, Order.ARRIVAL, Drafts.NONE, "partial rollout: twice the prompts, the rest is carried", 2
     ),
     "divided": Policy(Placement.POOL, Order.ARRIVAL, Drafts.NONE, "divided rollout only, first come"),
+    "seer-paper": Policy(
+        Placement.POOL, Order.LONGEST_SIBLING, Drafts.NONE, "Seer's order with the paper's estimate, longest sibling"
+    ),
     "seer": Policy(Placement.POOL, Order.CONTEXT, Drafts.NONE, "divided rollout and context-aware order"),
     "seer-own-drafts": Policy(
         Placement.POOL, Order.CONTEXT, Drafts.OWN, "Seer with drafts from a request's own text only"
