@@ -12,7 +12,7 @@ from math import inf, log, sqrt
 from sglang_seer.context.changes import Changes
 from sglang_seer.context.model import LengthModel, check_length
 from sglang_seer.context.population import Population, Prior, fit
-from sglang_seer.context.remaining import Exactly, LogNormal, check_tokens
+from sglang_seer.context.remaining import Exactly, LogNormal, check_tokens, whole_mean
 from sglang_seer.context.siblings import Siblings
 
 __all__ = ["ContextLengths", "LengthModel", "LongestSibling"]
@@ -50,8 +50,7 @@ class LongestSibling:
         self.touch(group)
         members, longest = self._longest[group]
         self._longest[group] = members + 1, max(longest, tokens)
-        if tokens > longest or not members:
-            self._changes.one(group)
+        self._changes.one(group)
 
     def progress(self, group: str, member: Hashable, tokens: int) -> None:
         check_length(tokens)
@@ -94,8 +93,8 @@ class ContextLengths:
     length, unfinished and cut ones that they are longer than that. A long sibling raises the estimate by as much as
     groups were seen to differ, so that it shrinks to the rollout's mean where prompts tell nothing.
 
-    The population is fitted again each time the number of ended members grew by a quarter; in between an answer
-    depends on its own group only, and not on the order of what was told.
+    The population is fitted again each time that the ended members or the steps of progress grew by a quarter; in
+    between an answer depends on its own group only, and not on the order of what was told.
     """
 
     def __init__(self, prior: Prior | None = None, max_groups: int = MOST_GROUPS) -> None:
@@ -105,8 +104,8 @@ class ContextLengths:
         self._changes = Changes()
         self._fitted: Population | None = None
         self._unfitted: dict[int, Population] = {}
-        self._ended = 0
-        self._next_fit = 1
+        self._ended = self._steps = 0
+        self._next_ended, self._next_steps = 1, 0
         self._longest_limit = 0
         # By group and limit; None for all groups of which nothing is known.
         self._expected: dict[str | None, dict[int, float]] = {}
@@ -154,13 +153,17 @@ class ContextLengths:
         self._longest_limit = max(self._longest_limit, tokens, limit_tokens or 0)
         self._changed(group)
         self._ended += 1
-        if self._ended >= self._next_fit:
+        if self._ended >= self._next_ended:
             self.fit()
 
     def progress(self, group: str, member: Hashable, tokens: int) -> None:
         check_length(tokens)
-        if tokens and self._siblings(group).progress(member, tokens):
-            self._changed(group)
+        if not tokens or not self._siblings(group).progress(member, tokens):
+            return
+        self._changed(group)
+        self._steps += 1
+        if self._ended and self._steps >= self._next_steps:
+            self.fit()
 
     def lost(self, group: str, member: Hashable) -> None:
         if group in self._groups:
@@ -168,17 +171,20 @@ class ContextLengths:
         self._changed(group)
 
     def fit(self) -> None:
-        """Learn the population from all groups seen. Called by `finish` when it is due."""
+        """Learn the population from all groups seen. Called by itself when it is due."""
         # In an order of their own, because sums of floats depend on it.
         evidence = [siblings.evidence() for _, siblings in sorted(self._groups.items()) if siblings]
         if not evidence:
             return
         anchor = log(max(self._longest_limit, 1))
         start = self._fitted or Population(anchor, self._prior.between, self._prior.within)
-        self._fitted = fit(evidence, self._prior, anchor, start)
-        self._next_fit = self._ended + self._ended // 4 + 1
-        self._expected.clear()
-        self._changes.all()
+        found = fit(evidence, self._prior, anchor, start)
+        self._next_ended = self._ended + self._ended // 4 + 1
+        self._next_steps = self._steps + max(self._steps, 4 * self._ended) // 4 + 1
+        if self._fitted is None or not found.close_to(self._fitted):
+            self._fitted = found
+            self._expected.clear()
+            self._changes.all()
 
     def remaining(
         self, group: str, generated_tokens: int, limit_tokens: int, *, member: Hashable | None = None
@@ -186,7 +192,7 @@ class ContextLengths:
         check_tokens(generated_tokens, limit_tokens)
         population = self.population(limit_tokens)
         siblings = self._groups.get(group)
-        if siblings is None:
+        if not siblings:
             mean, variance = population.centre, population.between
         elif member is None:
             mean, variance = siblings.belief(population)
@@ -196,10 +202,15 @@ class ContextLengths:
 
     def expected_tokens(self, group: str, limit_tokens: int) -> float:
         siblings = self._groups.get(group)
-        known = self._expected.setdefault(group if siblings is not None and siblings else None, {})
-        if limit_tokens not in known:
-            known[limit_tokens] = self.remaining(group, 0, limit_tokens).mean
-        return known[limit_tokens]
+        known = self._expected.setdefault(group if siblings else None, {})
+        expected = known.get(limit_tokens)
+        if expected is None:
+            check_tokens(0, limit_tokens)
+            population = self.population(limit_tokens)
+            mean, variance = siblings.belief(population) if siblings else (population.centre, population.between)
+            expected = whole_mean(mean, sqrt(variance + population.within), limit_tokens)
+            expected = known[limit_tokens] = min(max(expected, 1.0), float(limit_tokens))
+        return expected
 
     def information(self, group: str, running: int) -> float:
         population = self.population(self._longest_limit or 1)
@@ -213,7 +224,9 @@ class ContextLengths:
         self._groups.clear()
         self._expected.clear()
         self._fitted = None
-        self._ended, self._next_fit, self._longest_limit = 0, 1, 0
+        self._ended = self._steps = 0
+        self._next_ended, self._next_steps = 1, 0
+        self._longest_limit = 0
         self._changes.all()
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import log
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,11 @@ class Population:
     between: float
     within: float
 
+    def close_to(self, other: Population) -> bool:
+        """Whether no answer under one would differ enough from that under the other to matter."""
+        apart = max(abs(log(self.between / other.between)), abs(log(self.within / other.within)))
+        return abs(self.centre - other.centre) < 0.02 and apart < 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Prior:
@@ -49,7 +55,7 @@ class Prior:
 
     def population(self, limit_tokens: int) -> Population:
         """Of a rollout of which nothing is known."""
-        return Population(float(np.log(limit_tokens)), self.between, self.within)
+        return Population(log(limit_tokens), self.between, self.within)
 
 
 class Evidence(NamedTuple):

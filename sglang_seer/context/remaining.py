@@ -51,6 +51,13 @@ def check_quantile(q: float) -> None:
         raise ValueError(f"q: got {q}, wanted 0 to 1")
 
 
+def whole_mean(centre: float, spread: float, limit_tokens: int) -> float:
+    """E[min(length, limit)] of a whole response whose log length is normal."""
+    end = (log(limit_tokens) - centre) / spread
+    uncut = exp(centre + 0.5 * spread * spread) * erfc((spread - end) * _SQRT_HALF)
+    return 0.5 * (uncut + limit_tokens * erfc(end * _SQRT_HALF))
+
+
 @dataclass(frozen=True, slots=True)
 class Exactly:
     """A guess that knows no doubt."""
@@ -88,8 +95,7 @@ class LogNormal:
             cut = exp(0.5 * (begun - end) * (begun + end)) * limit * (mills(end - spread) - mills(end))
             return self._within((head - cut) / mills(begun))
         # What was generated says nothing yet.
-        head = exp(self.centre + 0.5 * spread * spread) * 0.5 * erfc((spread - end) * _SQRT_HALF)
-        return self._within(head + limit * 0.5 * erfc(end * _SQRT_HALF))
+        return self._within(whole_mean(self.centre, spread, limit))
 
     def quantile(self, q: float) -> float:
         check_quantile(q)

@@ -1,6 +1,6 @@
 """Context-aware order of waiting requests (Seer, OSDI 2026, section 3.3 and A.1).
 
-    overdue            whoever was overtaken too often, by arrival
+    overdue            whoever was passed by too often, by the time since it waits
     probes             requests that tell about their group: least tried group first, then smallest generated length
     the rest           longest expected remainder first, by steps of `resolution`, then by arrival
 
@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import floor, inf, log2
+from operator import itemgetter
 from typing import NamedTuple
 
 from sglang_seer.context import LengthModel
@@ -43,6 +44,11 @@ class Waiting(NamedTuple):
     limit_tokens: int
     admitted_before: int
     handle: object = None
+
+
+# When a request began to wait; by arrival those that began together.
+SINCE = itemgetter(4, 0)
+_KIND = itemgetter(2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,37 +139,42 @@ def place_group(
     will before them because they are overdue."""
     finished = lengths.finished(group)
     probes: list[Probe] = []
-    while len(probes) < len(members):
-        tells = lengths.information(group, running + len(probes))
-        others = len(members) - len(probes) - 1
-        if tells < inf and tells * others <= rules.resolution * _NATS_PER_OCTAVE * (others + 1):
+    others, ahead, step = len(members), running, rules.resolution * _NATS_PER_OCTAVE
+    for entry in members:
+        others -= 1
+        tells = lengths.information(group, ahead)
+        if tells * others <= step * (others + 1) and tells < inf:
             break
-        first = members[len(probes)]
-        tried = finished + running + len(probes)
-        probes.append(Probe(tried, first.generated_tokens, first.arrival, tells, first))
-    if probes:
-        members = members[len(probes) :]
+        probes.append(Probe(finished + ahead, entry.generated_tokens, entry.arrival, tells, entry))
+        ahead += 1
+    members = members[len(probes) :]
     if not members:
         return probes, []
+    kinds = set(map(_KIND, members))
+    if len(kinds) == 1:
+        return probes, [_block(group, members, lengths, finished, rules)]
     alike: dict[tuple[int, int], list[Waiting]] = {}
     for entry in members:
         alike.setdefault((entry.generated_tokens, entry.limit_tokens), []).append(entry)
-    blocks = []
-    for (generated, limit), entries in alike.items():
-        if generated:
-            expected = lengths.remaining(group, generated, limit, member=entries[0].arrival).mean
-        else:
-            expected = lengths.expected_tokens(group, limit)
-        blocks.append(Block(rules.rank(expected), entries[0].arrival, expected, finished, entries))
-    return probes, blocks
+    return probes, [_block(group, entries, lengths, finished, rules) for entries in alike.values()]
+
+
+def _block(group: str, entries: Sequence[Waiting], lengths: LengthModel, finished: int, rules: Rules) -> Block:
+    arrival, _, generated, limit, _, _ = entries[0]
+    if generated:
+        expected = lengths.remaining(group, generated, limit, member=arrival).mean
+    else:
+        expected = lengths.expected_tokens(group, limit)
+    return Block(rules.rank(expected), arrival, expected, finished, entries)
 
 
 def decide(snapshot: Snapshot, rules: Rules | None = None) -> Decision:
     """Order the waiting requests.
 
-    Starvation guard: a request is overdue once `starvation_limit` others were admitted while it waited; then only
-    overdue requests that arrived before it go first. Where requests are admitted from the front, one that has `n` older
-    ones waiting is passed by at most `starvation_limit + n` admissions.
+    Starvation guard: a request is overdue once `starvation_limit` others were admitted while it waited; then only those
+    that began to wait before it go first, and older ones that began with it. So where requests are admitted from the
+    front, at most `starvation_limit + n` go before one that found `n` others waiting (counting those that joined it
+    before the next admission).
     """
     rules = rules or Rules()
     newest_overdue = snapshot.admitted - rules.starvation_limit
@@ -180,7 +191,7 @@ def decide(snapshot: Snapshot, rules: Rules | None = None) -> Decision:
         its_probes, its_blocks = place_group(group, members, snapshot.lengths, running, rules)
         probes += its_probes
         blocks += its_blocks
-    overdue.sort()
+    overdue.sort(key=SINCE)
     probes.sort()
     blocks.sort()
     return decision_of(overdue, probes, blocks, snapshot.admitted)

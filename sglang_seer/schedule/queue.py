@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from sglang_seer.context import LengthModel
-from sglang_seer.schedule.policy import Block, Decision, Probe, Rules, Snapshot, Waiting, decision_of, place_group
+from sglang_seer.schedule.policy import (
+    SINCE,
+    Block,
+    Decision,
+    Probe,
+    Rules,
+    Snapshot,
+    Waiting,
+    decision_of,
+    place_group,
+)
 
 _BY_ARRIVAL = itemgetter(0)
 
@@ -71,9 +81,9 @@ class WaitingQueue:
             late.discard(entry.arrival)
             if not late:
                 del self._late[entry.group]
-            del self._overdue[bisect_left(self._overdue, entry.arrival, key=_BY_ARRIVAL)]
+            del self._overdue[bisect_left(self._overdue, SINCE(held), key=SINCE)]
         else:
-            del self._in_time[bisect_left(self._in_time, (held.admitted_before, entry.arrival))]
+            del self._in_time[bisect_left(self._in_time, SINCE(held))]
         self._size -= 1
         self._dirty.add(entry.group)
 
@@ -97,7 +107,7 @@ class WaitingQueue:
         count = bisect_left(self._in_time, (newest_overdue + 1,))
         for _, arrival, group in self._in_time[:count]:
             members = self._by_group[group]
-            insort(self._overdue, members[bisect_left(members, arrival, key=_BY_ARRIVAL)])
+            insort(self._overdue, members[bisect_left(members, arrival, key=_BY_ARRIVAL)], key=SINCE)
             self._late.setdefault(group, set()).add(arrival)
             self._dirty.add(group)
         del self._in_time[:count]

@@ -29,7 +29,7 @@ def naive_order(snapshot: Snapshot, rules: Rules) -> list[int]:
     lengths = snapshot.lengths
     everyone = [entry for members in snapshot.waiting.values() for entry in members]
     overdue = [entry for entry in everyone if snapshot.admitted - entry.admitted_before >= rules.starvation_limit]
-    keys: list[tuple[float, ...]] = [(0, entry.arrival) for entry in overdue]
+    keys: list[tuple[float, ...]] = [(0, entry.admitted_before, entry.arrival) for entry in overdue]
     for entry in everyone:
         if entry in overdue:
             continue
