@@ -44,7 +44,7 @@ GPUS = {
         fp8_flops=1979e12,
         nvlink=200e9,
         network=50e9,
-        source="NVIDIA H100 SXM data sheet (dense figures); H800: NVLink 400 GB/s both ways together; 400 Gb/s NIC a GPU",
+        source="NVIDIA H100 SXM data sheet (dense); H800: NVLink 400 GB/s both ways together; 400 Gb/s NIC a GPU",
     ),
     "H200": Gpu(
         memory_bytes=141e9,

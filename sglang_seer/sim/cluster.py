@@ -39,11 +39,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """slow: factor on the time of single instances (stragglers). chunk_tokens: longest chunk of divided rollout."""
+    """slow: factor on the time of single instances (stragglers). chunk_tokens: longest chunk of divided rollout.
+    spread: place chunks by the paper's rule with that number instead of ours."""
 
     profile: Profile
     instances: int
-    chunk_tokens: int = 8192
+    chunk_tokens: int = 2048
+    spread: int | None = None
     acceptance: Acceptance = field(default_factory=lambda: Acceptance({0: 1.0}))
     slow: dict[int, float] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()

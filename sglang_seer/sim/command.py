@@ -19,6 +19,18 @@ from sglang_seer.sim.workload import Workload
 
 DEFAULT_POLICIES = "verl,divided,seer,seer-spec,oracle"
 
+# Fields of a workload that an option replaces.
+CHANGEABLE = {
+    "prompts": int,
+    "group_size": int,
+    "limit_tokens": int,
+    "mean_tokens": int,
+    "prompt_tokens": int,
+    "sigma": float,
+    "correlation": float,
+    "runaway": float,
+}
+
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0, or 2 for input that cannot be simulated, with one line that says why."""
@@ -46,17 +58,21 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--workload", default="moonlight", help=f"{', '.join(workload.PAPER)}, or a JSON file (default moonlight)"
     )
     parser.add_argument("--trace", type=Path, help="JSON file of recorded lengths, instead of the workload's own")
-    parser.add_argument("--policy", default=DEFAULT_POLICIES, help=f"one or more, by comma (default {DEFAULT_POLICIES})")
+    parser.add_argument(
+        "--policy", default=DEFAULT_POLICIES, help=f"one or more, by comma (default {DEFAULT_POLICIES})"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the lengths (default 0)")
     parser.add_argument("--gpus", type=int, help="GPUs of the cluster, instead of the workload's own")
     parser.add_argument("--gpu", default="H800", help=f"{', '.join(builtin.GPUS)} (default H800)")
     parser.add_argument("--profile", type=Path, help="JSON file of an instance, instead of a built-in one")
-    parser.add_argument("--memory-fraction", type=float, default=builtin.MEMORY_FRACTION, help="of a GPU, for the engine")
-    parser.add_argument("--chunk-tokens", type=int, default=8192, help="longest chunk of divided rollout (default 8192)")
-    for name in ("prompts", "group-size", "limit-tokens", "mean-tokens", "prompt-tokens"):
-        parser.add_argument(f"--{name}", type=int, help="instead of the workload's own")
-    for name in ("sigma", "correlation", "runaway"):
-        parser.add_argument(f"--{name}", type=float, help="instead of the workload's own")
+    parser.add_argument(
+        "--memory-fraction", type=float, default=builtin.MEMORY_FRACTION, help="of a GPU, for the engine"
+    )
+    parser.add_argument(
+        "--chunk-tokens", type=int, default=2048, help="longest chunk of divided rollout (default 2048)"
+    )
+    for name, kind in CHANGEABLE.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="instead of the workload's own")
     parser.add_argument(
         "--slow", action="append", default=[], metavar="INSTANCE=FACTOR", help="a straggler: its time times FACTOR"
     )
@@ -108,12 +124,7 @@ def _simulate(cluster: Cluster, chosen: Policy, load: Workload, options: argpars
 def _workload(options: argparse.Namespace) -> Workload:
     named = workload.PAPER.get(options.workload)
     load = named or workload.read_workload(Path(options.workload))
-    changes = {
-        name: getattr(options, name)
-        for name in ("prompts", "group_size", "limit_tokens", "mean_tokens", "prompt_tokens", "sigma", "correlation")
-        + ("runaway",)
-        if getattr(options, name) is not None
-    }
+    changes = {name: getattr(options, name) for name in CHANGEABLE if getattr(options, name) is not None}
     return msgspec.structs.replace(load, **changes)
 
 

@@ -70,7 +70,9 @@ class Stock:
 
     def start(self, requests: Sequence[Request]) -> Changes:
         changed: Changes = []
-        for request, at in zip(requests, place(list(requests), len(self._instances), self._policy.placement), strict=True):
+        for request, at in zip(
+            requests, place(list(requests), len(self._instances), self._policy.placement), strict=True
+        ):
             self._queues[at].put(request)
         for queue in self._queues:
             queue.sort()
@@ -143,6 +145,7 @@ class Divided:
     def __init__(self, cluster: Cluster, policy: Policy, instances: Sequence[Instance], counts: Counts) -> None:
         self._profile = cluster.profile
         self._chunk_tokens = cluster.chunk_tokens
+        self._spread = cluster.spread
         self._draft_tokens = cluster.acceptance.longest + 1 if policy.drafts is not Drafts.NONE else 0
         self._instances = instances
         self._counts = counts
@@ -150,6 +153,9 @@ class Divided:
         self._free = np.full(len(instances), float(cluster.profile.kv_capacity_tokens))
         self._in_flight = np.zeros(len(instances), dtype=np.int64)
         self._placed: dict[int, int] = {}
+        # Chunks that ended in this event, and those of them that go on where they were, as if nothing had happened.
+        self._ended: set[int] = set()
+        self._continues: set[int] = set()
         self._now_s = 0.0
 
     def start(self, requests: Sequence[Request]) -> Changes:
@@ -173,13 +179,16 @@ class Divided:
                 self._draft_tokens,
             )
             home = request.kv_at if request.kv_at >= 0 else None
-            at = choose(self._free, self._in_flight, need, home)
+            at = choose(self._free, self._in_flight, need, home, spread=self._spread)
             if at is None:
                 break
             self._buffer.take()
             instance = self._instances[at]
             self._reserve(instance, request, need)
+            if request.index in self._ended and request.kv_at == at:
+                self._continues.add(request.index)
             changed.append((instance, request, time_s + self._bring(instance, request)))
+        self._ended.clear()
         return changed
 
     def _reserve(self, instance: Instance, request: Request, need: int) -> None:
@@ -207,6 +216,12 @@ class Divided:
     def begin(self, instance: Instance, request: Request, kind: int) -> None:
         if request.kv_at == NOWHERE:
             prefill(instance, request, self._counts)
+        elif request.index not in self._continues:
+            # Whoever comes back is prefilled with its last token.
+            self._counts.prefilled_tokens += 1
+            self._counts.prefilled_again_tokens += 1
+            instance.stall(instance.profile.prefill_seconds(1, request.kv_tokens))
+        self._continues.discard(request.index)
         request.kv_at = instance.index
         self._counts.chunks += 1
         target = min(request.tokens + self._chunk_tokens, request.length_tokens)
@@ -218,6 +233,7 @@ class Divided:
     def chunk_ended(self, instance: Instance, request: Request) -> None:
         self._release(instance, request)
         self._buffer.add(request)
+        self._ended.add(request.index)
 
     def finished(self, instance: Instance, request: Request) -> None:
         self._release(instance, request)

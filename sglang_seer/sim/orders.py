@@ -7,9 +7,13 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 from sglang_seer.context import ContextLengths, LengthModel, LongestSibling
-from sglang_seer.schedule import Waiting, WaitingQueue
+from sglang_seer.schedule import Rules, Waiting, WaitingQueue
 from sglang_seer.sim.policy import Order
 from sglang_seer.sim.request import Request
+
+# Admissions that may pass a request by. Every chunk is one, so this is far more than for whole requests: in a
+# synchronous rollout nobody waits for ever, and a guard that acts early only undoes the order.
+STARVATION_LIMIT = 1 << 20
 
 
 class Buffer(Protocol):
@@ -62,7 +66,7 @@ class ContextBuffer:
 
     def __init__(self, lengths: LengthModel) -> None:
         self._lengths = lengths
-        self._waiting = WaitingQueue(lengths)
+        self._waiting = WaitingQueue(lengths, Rules(starvation_limit=STARVATION_LIMIT))
         self._running: Counter[str] = Counter()
         self._entries: dict[int, Waiting] = {}
         self._order: list[Waiting] = []

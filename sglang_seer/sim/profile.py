@@ -50,7 +50,7 @@ class StepTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def batch_seconds(self, rows: float) -> float:
         """Seconds of a step without its reading of KV."""
-        awake = self.experts_s * (1.0 - (1.0 - self.expert_share) ** rows)
+        awake = self.experts_s * (1.0 - math.pow(1.0 - self.expert_share, rows))
         return self.overhead_s + max(self.weights_s + awake, self.row_s * rows) + self.link_row_s * rows
 
     def seconds(self, rows: float, context_tokens: float) -> float:

@@ -44,7 +44,7 @@ def partial_rollout(
     for step in range(steps):
         fresh = workload.issue(policy.issued).requests(seed * 1000 + step)
         groups = [*carried, *_groups(fresh)][: policy.issued * workload.prompts]
-        requests = []
+        requests: list[Request] = []
         for number, members in enumerate(groups):
             for request in members:
                 requests.append(_again(request, len(requests), number))

@@ -70,9 +70,11 @@ class StockQueue:
         return admitted
 
     def _room(self) -> float:
+        return self.instance.free_tokens - self.ratio() * self._clipped_running()
+
+    def _clipped_running(self) -> float:
         running = self.instance.running.values()
-        clipped = sum(_clipped(request, self.instance.tokens_of(request)) for request in running)
-        return self.instance.free_tokens - self.ratio() * clipped
+        return sum(_clipped(request, self.instance.tokens_of(request)) for request in running)
 
     def steps_to_admission(self) -> int:
         """Steps until the falling ratio alone lets the queue's head in; to be called after plan()."""
@@ -80,8 +82,7 @@ class StockQueue:
             return FOREVER
         if len(self.instance.running) >= self.instance.profile.max_running:
             return FOREVER
-        running = self.instance.running.values()
-        clipped = sum(_clipped(request, self.instance.tokens_of(request)) for request in running)
+        clipped = self._clipped_running()
         head = self.waiting[0]
         missing = head.kv_tokens + _clipped(head, head.tokens) - (self.instance.free_tokens - self.ratio() * clipped)
         gain = _DECAY * clipped - self.instance.growth_tokens

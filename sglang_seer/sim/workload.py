@@ -172,7 +172,9 @@ def read_trace(path: Path) -> list[Request]:
     try:
         trace = msgspec.json.decode(path.read_bytes(), type=_Trace)
         if trace.prompt_tokens is not None and len(trace.prompt_tokens) != len(trace.groups):
-            raise ValueError(f"prompt_tokens: got {len(trace.prompt_tokens)}, wanted one for each of {len(trace.groups)}")
+            raise ValueError(
+                f"prompt_tokens: got {len(trace.prompt_tokens)}, wanted one for each of {len(trace.groups)}"
+            )
         return requests_of(trace.groups, trace.limit_tokens, trace.prompt_tokens)
     except OSError as error:
         raise ValueError(f"trace {path}: cannot be read: {error.strerror}") from error
