@@ -161,8 +161,8 @@ class _Run:
                 self._push(arrives_s, _ARRIVE, instance.index, request)
                 continue
             touched[instance.index] = instance
+            instance.catch_up(time_s)
             if request is not None:
-                instance.catch_up(time_s)
                 self.dispatch.begin(instance, request, self._kind(request))
         for instance in touched.values():
             self._replan(instance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -69,7 +70,8 @@ class ContextBuffer:
         self._waiting = WaitingQueue(lengths, Rules(starvation_limit=STARVATION_LIMIT))
         self._running: Counter[str] = Counter()
         self._entries: dict[int, Waiting] = {}
-        self._order: list[Waiting] = []
+        self._order: Sequence[Waiting] = ()
+        self._next = 0
         self._admitted = 0
         self._stale = True
 
@@ -93,16 +95,16 @@ class ContextBuffer:
 
     def head(self) -> Request:
         if self._stale:
-            self._order = list(self._waiting.decide(self._running, self._admitted).order)
-            self._order.reverse()
+            self._order = self._waiting.decide(self._running, self._admitted).order
+            self._next = 0
             self._stale = False
-        request = self._order[-1].handle
+        request = self._order[self._next].handle
         assert isinstance(request, Request)
         return request
 
     def take(self) -> Request:
         request = self.head()
-        self._order.pop()
+        self._next += 1
         self._waiting.remove(self._entries.pop(request.index))
         self._running[request.group] += 1
         self._admitted += 1
