@@ -7,6 +7,17 @@ from sglang_seer.patches.ledger import Patch, PatchSet
 
 _SCHEDULER = "sglang.srt.managers.scheduler"
 _SERVER_ARGS = "sglang.srt.server_args"
+_POLICY = "sglang.srt.managers.schedule_policy"
+_MODEL_RUNNER = "sglang.srt.model_executor.model_runner"
+_GRAPHS = "sglang.srt.model_executor.runner.decode_cuda_graph_runner"
+_GRAPH_PARAMETERS = (
+    "self",
+    "model_runner",
+    "attn_backend",
+    "speculative_num_steps",
+    "speculative_num_draft_tokens",
+    "record_nolora_graph",
+)
 
 PATCH_SET = PatchSet(
     version="0.5.23",
@@ -38,6 +49,13 @@ PATCH_SET = PatchSet(
             "hooks:init_schedule_policy",
             why="SchedulePolicy knows a fixed list of names",
             until="SGLang lets a plugin register a schedule policy",
+        ),
+        Patch(
+            Target(_SCHEDULER, "Scheduler.get_prefill_adder_class", ("self",), "88b7a3279d78"),
+            "after",
+            "hooks:get_prefill_adder_class",
+            why="SGLang reserves KV by the generation limit; here by what is known of lengths",
+            until="SGLang lets a plugin decide admission",
         ),
         Patch(
             Target(_SCHEDULER, "Scheduler.process_batch_result", ("self", "batch", "result"), "1194e86a7032"),
@@ -75,7 +93,15 @@ PATCH_SET = PatchSet(
     ),
     uses=(
         Target(
-            "sglang.srt.managers.schedule_policy",
+            _POLICY,
+            "PrefillAdder.add_one_req",
+            ("self", "req", "has_chunked_req", "truncation_align_size"),
+            "ff9f32254e9b",
+        ),
+        Target(_POLICY, "PrefillAdder._get_running_request_total_token_offset", ("self", "req"), "2a1311a3e419"),
+        Target("sglang.srt.mem_cache.prefill_budget", "PrefillBudget", None, "e507a797f1da"),
+        Target(
+            _POLICY,
             "SchedulePolicy.__init__",
             (
                 "self",
@@ -87,7 +113,7 @@ PATCH_SET = PatchSet(
             ),
         ),
         Target(
-            "sglang.srt.managers.schedule_policy",
+            _POLICY,
             "SchedulePolicy.calc_priority",
             ("self", "waiting_queue", "running_batch", "processed_tokens"),
             "592ff4af8efc",
@@ -263,6 +289,30 @@ PATCH_SET = PatchSet(
         ),
         Target("sglang.srt.configs.hybrid_arch", "mambaish_config", ("model_config",), "8a1ac1033ae9"),
         Target("sglang.srt.arg_groups.model_override_base", "use_mla_backend", ("server_args",), "7049bcee6ed1"),
+        Target(_GRAPHS, "DecodeCudaGraphRunner.__init__", _GRAPH_PARAMETERS, "247353743ef1"),
+        Target(_GRAPHS, "DecodeCudaGraphRunner.can_run_graph", ("self", "forward_batch"), "c80a090bff3d"),
+        Target(_GRAPHS, "DecodeCudaGraphRunner.get_spec_info", ("self", "num_tokens"), "39f839f3893e"),
+        Target(_MODEL_RUNNER, "ModelRunner._get_attention_backend", ("self", "init_new_workspace"), "9253d48e9827"),
+        Target(
+            _MODEL_RUNNER,
+            "ModelRunner._forward_raw",
+            ("self", "forward_batch", "pp_proxy_tensors", "reinit_attn_backend", "split_forward_count"),
+            "4c49f6dd6762",
+        ),
+        Target(_MODEL_RUNNER, "ModelRunner.decode_num_tokens_per_req", ("self", "num_draft_tokens"), "67c274413fef"),
+        Target(
+            "sglang.srt.speculative.eagle_worker_v2",
+            "EAGLEWorkerV2.build_adaptive_runtime_state",
+            ("self", "speculative_num_steps", "speculative_num_draft_tokens", "cuda_graph_bs"),
+            "15d3eceff9c3",
+        ),
+        Target("sglang.srt.runtime_context", "_ConfigBag.override", ("self", "**kwargs"), "649bb4025f6f"),
+        Target(
+            "sglang.srt.managers.scheduler_components.batch_result_processor",
+            "SchedulerBatchResultProcessor._apply_decode_logprobs",
+            ("self", "req", "i", "batch", "next_token_id", "next_token_logprobs", "logits_output"),
+            "ae49cafcc0e3",
+        ),
         Target("sglang.srt.plugins", "load_plugins", (), "4af6a54c7fd5"),
     ),
 )

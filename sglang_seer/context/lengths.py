@@ -109,6 +109,8 @@ class ContextLengths:
         self._longest_limit = 0
         # By group and limit; None for all groups of which nothing is known.
         self._expected: dict[str | None, dict[int, float]] = {}
+        # By members that finished before.
+        self._information: list[float] = []
 
     @property
     def version(self) -> int:
@@ -184,6 +186,7 @@ class ContextLengths:
         if self._fitted is None or not found.close_to(self._fitted):
             self._fitted = found
             self._expected.clear()
+            self._information.clear()
             self._changes.all()
 
     def remaining(
@@ -213,8 +216,13 @@ class ContextLengths:
         return expected
 
     def information(self, group: str, running: int) -> float:
-        population = self.population(self._longest_limit or 1)
-        return (self._groups.get(group) or _NOBODY).information(population, running)
+        siblings = self._groups.get(group)
+        members = running + siblings.ended if siblings else running
+        while members >= len(self._information):
+            # Before the first fit the prior's variances hold whatever the limit.
+            population = self.population(self._longest_limit or 1)
+            self._information.append(population.information(len(self._information)))
+        return self._information[members]
 
     def finished(self, group: str) -> int:
         siblings = self._groups.get(group)
@@ -223,6 +231,7 @@ class ContextLengths:
     def clear(self) -> None:
         self._groups.clear()
         self._expected.clear()
+        self._information.clear()
         self._fitted = None
         self._ended = self._steps = 0
         self._next_ended, self._next_steps = 1, 0
@@ -231,6 +240,3 @@ class ContextLengths:
 
     def __len__(self) -> int:
         return len(self._groups)
-
-
-_NOBODY = Siblings()

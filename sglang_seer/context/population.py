@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import log
+from math import log, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,14 @@ class Population:
     centre: float
     between: float
     within: float
+
+    def information(self, members: int) -> float:
+        """Standard deviation of the change that one finished member more makes to a group's mean log length.
+
+        members: those that have finished before it.
+        """
+        variance = 1 / (1 / self.between + members / self.within)
+        return variance / sqrt(variance + self.within)
 
     def close_to(self, other: Population) -> bool:
         """Whether no answer under one would differ enough from that under the other to matter."""

@@ -103,14 +103,6 @@ class Siblings:
         precision = max(1 / variance - pull * (pull - z) / population.within, 1 / population.between)
         return Belief(mean - pull / (scale * precision), 1 / precision)
 
-    def information(self, population: Population, running: int) -> float:
-        """Standard deviation of the change that one more finished member would make to the mean log length.
-
-        running: members that will have finished before that one.
-        """
-        variance = 1 / (1 / population.between + (self.ended + running) / population.within)
-        return variance / sqrt(variance + population.within)
-
 
 def _most_likely(finished: list[float], bounds: list[tuple[float, int]], population: Population) -> Belief:
     """Newton's method from below: unfinished members only pull upwards, and ever less so, hence no step overshoots."""

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_seer.config import SeerConfig, mode_from_environment, parse_config
-from sglang_seer.context import LengthModel, LongestSibling
+from sglang_seer.context import ContextLengths, LengthModel
 from sglang_seer.draft.budget import tail_priorities
+from sglang_seer.engine.admission import Admission, adder_class
 from sglang_seer.engine.launch import ALGORITHM, POLICY, STOCK_POLICY, config_of
 from sglang_seer.engine.policy import SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
@@ -35,6 +36,8 @@ class SchedulerState:
     states: RequestStates
     lengths: LengthModel
     policy: SeerSchedulePolicy
+    admission: Admission | None = None
+    adder: type | None = None
 
 
 _state: SchedulerState | None = None
@@ -88,7 +91,7 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
     scheduler.schedule_policy = asked
     observe = mode_from_environment() == "observe"
     states = request_states(scheduler.server_args.random_seed)
-    lengths = LongestSibling()
+    lengths = ContextLengths()
     scheduler.policy = SeerSchedulePolicy(
         scheduler.policy,
         states,
@@ -97,7 +100,11 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
         observe_only=observe,
         on_pass=check_hooks_run,
     )
-    _state = SchedulerState(config=config, states=states, lengths=lengths, policy=scheduler.policy)
+    admission = None
+    # Pools that hold more than one kind of state have limits that lengths say nothing of.
+    if config.overflow_risk and not (observe or scheduler.is_hybrid_swa or scheduler.tree_cache.supports_mamba()):
+        admission = Admission(states, lengths, config.overflow_risk)
+    _state = SchedulerState(config=config, states=states, lengths=lengths, policy=scheduler.policy, admission=admission)
     STATUS.config = config
     STATUS.mode = "observe" if observe else "on"
     STATUS.parts = [] if observe else ["scheduling"]
@@ -118,13 +125,14 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
     STATUS.calls["process_batch_result"] += 1
     if _state is None:
         return
-    finished = [request for request in batch.reqs if request.finished()]
-    if not finished:
-        return
     drafts = getattr(scheduler.draft_worker, "drafts", None)
-    for request in finished:
+    for request in batch.reqs:
         state = _state.states.of(request)
         if state.finished or state.identity is None:
+            continue
+        if not request.finished():
+            earlier = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens
+            _state.lengths.progress(state.identity.group, state.arrival, earlier + len(request.output_ids))
             continue
         state.finished = True
         if request.finished_reason.to_json()["type"] == "abort":
@@ -143,6 +151,15 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
         STATUS.counters["finished"] += 1
         if drafts is not None:
             drafts.append([request], [()])
+
+
+def get_prefill_adder_class(stock: type, _scheduler: Any) -> type:
+    """After `Scheduler.get_prefill_adder_class`: admit by what is known of lengths."""
+    if _state is None or _state.admission is None:
+        return stock
+    if _state.adder is None:
+        _state.adder = adder_class(stock, _state.admission)
+    return _state.adder
 
 
 def draft_priorities(requests: Sequence[Any]) -> npt.NDArray[np.float64]:

@@ -25,6 +25,15 @@ def draft_widths(draft_nodes: int) -> tuple[int, ...]:
     return tuple(sorted({0, -(-draft_nodes // 4), -(-draft_nodes // 2), draft_nodes}))
 
 
+def pads_widths(device_type: str) -> bool:
+    """Whether every step has one of a few widths.
+
+    Graphs are captured for them, and some attention backends take the width from the server's arguments. The attention
+    of the CPU platform takes any width.
+    """
+    return device_type != "cpu"
+
+
 class Pacer:
     """The budget of one engine; only the rank that drafts has one.
 

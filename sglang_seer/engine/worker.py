@@ -23,7 +23,7 @@ from sglang_seer.config import SeerConfig
 from sglang_seer.draft import Proposal, SuffixIndex
 from sglang_seer.draft.step_time import StepTimes
 from sglang_seer.draft.trees import TreeBatch, accepted_nodes, pad_trees
-from sglang_seer.engine import hooks
+from sglang_seer.engine import hooks, pacing
 from sglang_seer.engine.algorithm import reads_mask
 from sglang_seer.engine.drafts import DraftSource, pending_tokens
 from sglang_seer.engine.kernels import choose_kernels
@@ -66,13 +66,15 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
                 "sglang-seer refuses to start: models with a recurrent state (mamba, linear attention) are not proven "
                 'with speculation; {"speculation": false} in the seer config keeps scheduling'
             )
-        self._on_cpu = torch.device(self.device).type == "cpu"
-        self._kernels = choose_kernels(torch.device(self.device).type)
+        device_type = torch.device(self.device).type
+        self._on_cpu = device_type == "cpu"
+        self._kernels = choose_kernels(device_type)
         self._with_mask = reads_mask(server_args)
         widths = draft_widths(self.speculative_num_draft_tokens - 1)
         profile = self.config.step_time_profile
         times = StepTimes() if profile is None else StepTimes.load(profile)
-        self._pacer = Pacer(times, widths, padded=not self._on_cpu)
+        self._pads_widths = pacing.pads_widths(device_type)
+        self._pacer = Pacer(times, widths, padded=self._pads_widths)
         if drafts_here():
             STATUS.sources["budget"] = self._pacer.status
 
@@ -104,7 +106,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
 
     def init_cuda_graphs(self) -> None:
         """After the target's own graphs: those of the other widths."""
-        if not self._on_cpu:
+        if self._pads_widths:
             widths = [1 + nodes for nodes in draft_widths(self.speculative_num_draft_tokens - 1)]
             self._widths = WidthStates(self.model_runner, widths)
 

@@ -14,10 +14,8 @@ more probes where prompts differ and samples scatter, and none where the prompt 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from math import floor, inf, log2
 from operator import itemgetter
 from typing import NamedTuple
@@ -48,7 +46,8 @@ class Waiting(NamedTuple):
 
 # When a request began to wait; by arrival those that began together.
 SINCE = itemgetter(4, 0)
-_KIND = itemgetter(2, 3)
+# Tokens generated and limit: requests of a group that agree on them are alike.
+KIND = itemgetter(2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +119,39 @@ class Decision:
             raise ValueError(f"place: got {place}, wanted 0 to {len(self.order) - 1}")
         if place < self.overdue:
             return f"overdue: {self.admitted - self.order[place].admitted_before} were admitted while it waited"
-        place -= self.overdue
-        if place < self.probes:
-            tried, _, _, tells, _ = self.chosen[place]
+        if place < self.overdue + self.probes:
+            tried, _, _, tells, _ = self.chosen[place - self.overdue]
             if tells == inf:
                 return "probe: nothing is known of its group"
             return f"probe: would move its group's estimate by {100 * tells:.0f}% ({tried} members before it)"
-        ends = list(accumulate(len(block.entries) for block in self.blocks))
-        block = self.blocks[bisect_right(ends, place - self.probes)]
+        block = self._block(place)
         known = f"{block.finished} siblings finished" if block.finished else "no sibling finished"
         return f"longest first: {block.expected_tokens:,.0f} tokens expected ({known})"
 
+    def rank(self, place: int) -> tuple[float, float]:
+        """Of a request of the rest: what it was sorted by, smallest first, and the tokens expected of it."""
+        if not self.overdue + self.probes <= place < len(self.order):
+            raise ValueError(f"place: got {place}, wanted one of the rest")
+        block = self._block(place)
+        return block.rank, block.expected_tokens
+
+    def _block(self, place: int) -> Block:
+        place -= self.overdue + self.probes
+        for block in self.blocks:
+            place -= len(block.entries)
+            if place < 0:
+                return block
+        raise AssertionError("the blocks hold fewer requests than the order")
+
 
 def place_group(
-    group: str, members: Sequence[Waiting], lengths: LengthModel, running: int, rules: Rules
+    group: str, members: Sequence[Waiting], lengths: LengthModel, running: int, rules: Rules, *, alike: bool = False
 ) -> tuple[list[Probe], list[Block]]:
-    """Probes and blocks of one group. members: those that are not overdue, by arrival; running: those that run, or
-    will before them because they are overdue."""
+    """Probes and blocks of one group.
+
+    members: those that are not overdue, by arrival. running: those that run, or will before them because they are
+    overdue. alike: whether the members are known to have generated the same number of tokens under one limit.
+    """
     finished = lengths.finished(group)
     probes: list[Probe] = []
     others, ahead, step = len(members), running, rules.resolution * _NATS_PER_OCTAVE
@@ -150,13 +165,12 @@ def place_group(
     members = members[len(probes) :]
     if not members:
         return probes, []
-    kinds = set(map(_KIND, members))
-    if len(kinds) == 1:
+    if alike:
         return probes, [_block(group, members, lengths, finished, rules)]
-    alike: dict[tuple[int, int], list[Waiting]] = {}
+    kinds: dict[tuple[int, int], list[Waiting]] = {}
     for entry in members:
-        alike.setdefault((entry.generated_tokens, entry.limit_tokens), []).append(entry)
-    return probes, [_block(group, entries, lengths, finished, rules) for entries in alike.values()]
+        kinds.setdefault((entry.generated_tokens, entry.limit_tokens), []).append(entry)
+    return probes, [_block(group, entries, lengths, finished, rules) for entries in kinds.values()]
 
 
 def _block(group: str, entries: Sequence[Waiting], lengths: LengthModel, finished: int, rules: Rules) -> Block:

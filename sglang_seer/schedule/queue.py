@@ -8,6 +8,7 @@ from operator import itemgetter
 
 from sglang_seer.context import LengthModel
 from sglang_seer.schedule.policy import (
+    KIND,
     SINCE,
     Block,
     Decision,
@@ -34,6 +35,8 @@ class WaitingQueue:
         self._rules = rules or Rules()
         self._by_group: dict[str, list[Waiting]] = {}
         self._size = 0
+        # What all members of a group have in common, None once they differed; until the group is gone.
+        self._kind: dict[str, tuple[int, int] | None] = {}
         self._running: dict[str, int] = {}
         self._dirty: set[str] = set()
         self._version = lengths.version
@@ -63,6 +66,8 @@ class WaitingQueue:
         if at < len(members) and members[at].arrival == entry.arrival:
             raise ValueError(f"arrival {entry.arrival} of group {entry.group!r} waits already")
         members.insert(at, entry)
+        if self._kind.setdefault(entry.group, KIND(entry)) != KIND(entry):
+            self._kind[entry.group] = None
         insort(self._in_time, (entry.admitted_before, entry.arrival, entry.group))
         self._size += 1
         self._dirty.add(entry.group)
@@ -75,7 +80,7 @@ class WaitingQueue:
             raise ValueError(f"arrival {entry.arrival} of group {entry.group!r} does not wait")
         held = members.pop(at)
         if not members:
-            del self._by_group[entry.group]
+            del self._by_group[entry.group], self._kind[entry.group]
         late = self._late.get(entry.group)
         if late is not None and entry.arrival in late:
             late.discard(entry.arrival)
@@ -133,12 +138,16 @@ class WaitingQueue:
         if late is not None:
             running += len(late)
             members = [entry for entry in members if entry.arrival not in late]
-        return place_group(group, members, self._lengths, running, self._rules)
+        return place_group(group, members, self._lengths, running, self._rules, alike=self._kind[group] is not None)
 
     def _place_all(self) -> None:
         self._placed = {group: self._answer(group) for group in self._by_group}
-        self._probes = sorted(probe for probes, _ in self._placed.values() for probe in probes)
-        self._blocks = sorted(block for _, blocks in self._placed.values() for block in blocks)
+        self._probes, self._blocks = [], []
+        for probes, blocks in self._placed.values():
+            self._probes += probes
+            self._blocks += blocks
+        self._probes.sort()
+        self._blocks.sort()
 
     def _place(self, group: str) -> None:
         """Take a group out of the sorted lists and put it where it belongs now."""

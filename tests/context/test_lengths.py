@@ -210,8 +210,13 @@ def test_information_is_the_scatter_of_the_next_belief() -> None:
         centre = mean + math.sqrt(variance) * rng.standard_normal()
         group.finish(round(math.exp(centre + math.sqrt(population.within) * rng.standard_normal())), capped=False)
         moves.append(group.belief(population).mean - mean)
-    assert known.information(population, 0) == pytest.approx(float(np.std(moves)), rel=0.05)
-    assert known.information(population, 3) < known.information(population, 1) < known.information(population, 0)
+    assert population.information(1) == pytest.approx(float(np.std(moves)), rel=0.05)
+    assert population.information(4) < population.information(1) < population.information(0)
+
+
+def test_running_members_count_as_if_they_had_finished() -> None:
+    model = rollout(0.5, 50, 4, 100_000, 100_000)
+    assert model.information("0", 1) == model.information("new", 5) < model.information("0", 0)
 
 
 @both

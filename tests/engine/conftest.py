@@ -32,6 +32,8 @@ COMMON_FLAGS = (
     *("--max-total-tokens", str(POOL_TOKENS)),
     *("--max-running-requests", "12"),
     "--enable-deterministic-inference",
+    *("--grammar-backend", "xgrammar"),
+    "--enable-custom-logit-processor",
     # Admit boldly, so that running samples are retracted when the pool is full.
     *("--schedule-conservativeness", "0.1"),
     # Several servers share two cores.
@@ -40,10 +42,18 @@ COMMON_FLAGS = (
 # Two ranks on two cores, joined by gloo.
 TWO_RANKS = ("--tp-size", "2", "--disable-custom-all-reduce")
 RANK_CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
+# A careless engine has to retract: that is tested, too.
+CARELESS = ("--scheduler-policy", "seer", "--seer-config", '{"overflow_risk": 0.99}')
 SIDES = {
     "stock": (("--disable-overlap-schedule",), {"SGLANG_SEER": "off"}),
-    "seer": (("--scheduler-policy", "seer"), {}),
-    "seer-page16": (("--scheduler-policy", "seer", "--page-size", "16", "--disable-overlap-schedule"), {}),
+    "seer": (CARELESS, {}),
+    "seer-page16": ((*CARELESS, "--page-size", "16", "--disable-overlap-schedule"), {}),
+    # What a GPU would do, as far as a CPU can: Triton kernels through the interpreter, a few widths, each with its own
+    # attention state. Graphs are what is missing.
+    "as-on-gpu": (
+        ("--scheduler-policy", "seer"),
+        {"SGLANG_SEER_KERNELS": "triton", "TRITON_INTERPRET": "1"},
+    ),
     "stock-tp2": ((*TWO_RANKS, "--disable-overlap-schedule"), {"SGLANG_SEER": "off", **RANK_CORES}),
     "seer-tp2": ((*TWO_RANKS, "--scheduler-policy", "seer"), RANK_CORES),
     "mutant": (("--scheduler-policy", "seer"), {}),
@@ -54,6 +64,12 @@ import sglang_seer.verify.walk as walk
 _draw = walk.draw
 walk.draw = lambda logits, rows, positions: _draw(logits, rows, positions + 1)
 """
+FEW_WIDTHS = """
+import sglang_seer.engine.pacing as pacing
+pacing.pads_widths = lambda device_type: True
+"""
+# What a server runs before anything else.
+CUSTOMIZED = {"mutant": MUTANT, "as-on-gpu": FEW_WIDTHS}
 
 
 class Engine:
@@ -100,8 +116,9 @@ class Engine:
 def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Engine]]:
     """Engine by name of SIDES, started at first use and stopped at the end."""
     folder = tmp_path_factory.mktemp("engines")
-    (folder / "mutant").mkdir()
-    (folder / "mutant" / "sitecustomize.py").write_text(textwrap.dedent(MUTANT))
+    for name, code in CUSTOMIZED.items():
+        (folder / name).mkdir()
+        (folder / name / "sitecustomize.py").write_text(textwrap.dedent(code))
     with ExitStack() as stack:
         started: dict[str, Engine] = {}
 
@@ -109,8 +126,8 @@ def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
             if name not in started:
                 flags, extra = SIDES[name]
                 environment = {"SGLANG_PLATFORM": "seer_cpu", "HF_HUB_OFFLINE": "1", **extra}
-                if name == "mutant":
-                    environment["PYTHONPATH"] = str(folder / "mutant")
+                if name in CUSTOMIZED:
+                    environment["PYTHONPATH"] = str(folder / name)
                 plan = ServerPlan(
                     label=name, port=pick_port(None), flags=(*COMMON_FLAGS, *flags), environment=environment
                 )

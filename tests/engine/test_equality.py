@@ -39,6 +39,19 @@ def ends_of(answers: list[Any]) -> list[Any]:
     return [answer["meta_info"]["finish_reason"] for answer in answers]
 
 
+def assert_same_logprobs(seen: Any, wanted: Any, *more: str) -> None:
+    """Tokens, log-probabilities and top log-probabilities of one answer at every position, and of `more` fields."""
+    assert seen["output_ids"] == wanted["output_ids"]
+    for key in ("output_token_logprobs", "output_top_logprobs", *more):
+        left, right = wanted["meta_info"][key], seen["meta_info"][key]
+        assert len(left) == len(right) == len(wanted["output_ids"])
+        for ours, theirs in zip(right, left, strict=True):
+            pairs = [(ours, theirs)] if key == "output_token_logprobs" else list(zip(ours, theirs, strict=True))
+            for (mine, token, _), (stocks, stock_token, _) in pairs:
+                assert token == stock_token
+                assert mine == pytest.approx(stocks, abs=LOGPROB_TOLERANCE)
+
+
 SAMPLING = {
     "greedy": {"temperature": 0.0},
     "t1": {},
@@ -89,15 +102,52 @@ def test_logprobs_at_every_position(stock: Engine, seer: Engine, prompts: list[l
         for body in bodies(prompts[::7], temperature=temperature)
     ]
     for wanted, seen in zip(stock.generate_all(asked), seer.generate_all(asked), strict=True):
-        assert seen["output_ids"] == wanted["output_ids"]
-        for key in ("output_token_logprobs", "output_top_logprobs", "output_token_ids_logprobs"):
-            left, right = wanted["meta_info"][key], seen["meta_info"][key]
-            assert len(left) == len(right) == len(wanted["output_ids"])
-            for ours, theirs in zip(right, left, strict=True):
-                pairs = [(ours, theirs)] if key == "output_token_logprobs" else list(zip(ours, theirs, strict=True))
-                for (mine, token, _), (stocks, stock_token, _) in pairs:
-                    assert token == stock_token
-                    assert mine == pytest.approx(stocks, abs=LOGPROB_TOLERANCE)
+        assert_same_logprobs(seen, wanted, "output_token_ids_logprobs")
+
+
+GRAMMARS = {
+    "regex": {"regex": "([0-9]+ )+[0-9]"},
+    "json_schema": {"json_schema": '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'},
+}
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS)
+def test_grammars_beside_free_requests(stock: Engine, seer: Engine, prompts: list[list[int]], grammar: str) -> None:
+    """A constrained request takes the plain path while its batch mates draft."""
+    asked = bodies(prompts[::9], limit=60)
+    for body in asked[::2]:
+        body["sampling_params"].update(GRAMMARS[grammar])
+    wanted, seen = stock.generate_all(asked), seer.generate_all(asked)
+    assert tokens_of(seen) == tokens_of(wanted)
+    assert ends_of(seen) == ends_of(wanted)
+    free = stock.generate_all(bodies(prompts[::9], limit=60)[::2])
+    assert tokens_of(free) != tokens_of(wanted[::2])
+
+
+# Makes tokens likelier that differ from request to request. Code of __main__ travels whole; code of this module would
+# be looked up on the server, which has no such module.
+PULL = """
+from sglang.srt.sampling.custom_logit_processor import CustomLogitProcessor
+
+class Pull(CustomLogitProcessor):
+    def __call__(self, logits, custom_param_list=None):
+        for row, params in enumerate(custom_param_list or ()):
+            logits[row, params["from"] : params["to"]] += 4.0
+        return logits
+"""
+
+
+def test_custom_logit_processors_beside_free_requests(stock: Engine, seer: Engine, prompts: list[list[int]]) -> None:
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(PULL, scope)
+    asked = bodies(prompts[::9], limit=60)
+    for i, body in enumerate(asked[::2]):
+        body["custom_logit_processor"] = scope["Pull"].to_str()
+        body["sampling_params"]["custom_params"] = {"from": 20 + i, "to": 26 + i}
+    wanted = stock.generate_all(asked)
+    assert tokens_of(seer.generate_all(asked)) == tokens_of(wanted)
+    free = stock.generate_all(bodies(prompts[::9], limit=60)[::2])
+    assert tokens_of(free) != tokens_of(wanted[::2])
 
 
 def test_n_above_one(stock: Engine, seer: Engine, prompts: list[list[int]]) -> None:
@@ -195,6 +245,24 @@ def test_a_verifier_with_the_wrong_noise_is_caught(
     assert tokens_of(engine_of("mutant").generate_all(asked)) != tokens_of(stock.generate_all(asked))
     greedy = bodies(prompts[::7], temperature=0.0)
     assert tokens_of(engine_of("mutant").generate_all(greedy)) == tokens_of(stock.generate_all(greedy))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_a_gpu_runs_as_far_as_a_cpu_can(
+    stock: Engine, engine_of: Callable[[str], Engine], prompts: list[list[int]], temperature: float
+) -> None:
+    """Triton's interpreter draws, walks and scores; each width of a step has its own attention state."""
+    engine = engine_of("as-on-gpu")
+    asked = [
+        {**body, "return_logprob": True, "top_logprobs_num": 2}
+        for body in bodies(prompts[2:4], limit=40, temperature=temperature)
+    ]
+    for wanted, seen in zip(stock.generate_all(asked), engine.generate_all(asked), strict=True):
+        assert_same_logprobs(seen, wanted)
+    counters = engine.status()["counters"]
+    assert counters["drafted"] > 0
+    widths = {int(name.rpartition("_")[2]) for name in counters if name.startswith("steps_of_width_")}
+    assert widths <= {0, 4, 8, 16} and len(widths) > 1
 
 
 def test_status_says_what_is_active(seer: Engine) -> None:
