@@ -24,7 +24,7 @@ class Cell:
     seed: int
     chunk_tokens: int = 2048
     spread: int | None = None
-    memory_fraction: float = builtin.MEMORY_FRACTION
+    memory_fraction: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

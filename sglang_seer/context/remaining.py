@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import erfc, exp, inf, log, log1p, pi, sqrt
 from statistics import NormalDist
 from typing import Protocol
@@ -98,17 +99,23 @@ class LogNormal:
         return self._within(whole_mean(self.centre, spread, limit))
 
     def quantile(self, q: float) -> float:
-        check_quantile(q)
-        if q == 1:
-            return float(self.limit_tokens - self.generated_tokens)
-        survives = 1 - q
-        begun = (log(self.generated_tokens) - self.centre) / self.spread if self.generated_tokens else -inf
-        if begun > _FAR:
-            # So far out the tail is exponential.
-            place = begun - log1p(-q) / hazard(begun)
-        else:
-            beyond = survives * 0.5 * erfc(begun * _SQRT_HALF)
-            place = -_inverse_cdf(beyond) if beyond < 1 else -inf
-        # Past the limit there is nothing to tell apart, and exp must not overflow.
-        log_total = min(self.centre + self.spread * place, log(self.limit_tokens))
-        return self._within(exp(log_total))
+        return _quantile(self.centre, self.spread, self.generated_tokens, self.limit_tokens, q)
+
+
+# Kept, because of most groups of those that wait the same is known: nothing.
+@lru_cache(maxsize=4096)
+def _quantile(centre: float, spread: float, generated_tokens: int, limit_tokens: int, q: float) -> float:
+    check_quantile(q)
+    if q == 1:
+        return float(limit_tokens - generated_tokens)
+    survives = 1 - q
+    begun = (log(generated_tokens) - centre) / spread if generated_tokens else -inf
+    if begun > _FAR:
+        # So far out the tail is exponential.
+        place = begun - log1p(-q) / hazard(begun)
+    else:
+        beyond = survives * 0.5 * erfc(begun * _SQRT_HALF)
+        place = -_inverse_cdf(beyond) if beyond < 1 else -inf
+    # Past the limit there is nothing to tell apart, and exp must not overflow.
+    log_total = min(centre + spread * place, log(limit_tokens))
+    return min(max(exp(log_total) - generated_tokens, 1.0), float(limit_tokens - generated_tokens))

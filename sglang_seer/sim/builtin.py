@@ -13,8 +13,9 @@ from sglang_seer.sim.profile import Profile, StepTime
 # Assumptions. Of the peak bandwidth and arithmetic that large kernels reach:
 BANDWIDTH_REACHED = 0.8
 ARITHMETIC_REACHED = 0.6
-# Of the GPU's memory that a rollout engine beside a trainer takes for weights and KV (mem_fraction_static).
-MEMORY_FRACTION = 0.8
+# Of the GPU's memory that a rollout engine beside a trainer takes for weights and KV: veRL's default
+# (rollout.gpu_memory_utilization).
+MEMORY_FRACTION = 0.5
 # Work between two forwards on the host that overlap scheduling does not hide.
 STEP_HOST_S = 0.5e-3
 # One small all-reduce over NVLink inside a node.
@@ -63,6 +64,7 @@ class Model:
     """parameters: all; routed: those of routed experts; active: used by one token. kv_values: numbers of KV a token.
 
     attention: multiply-adds of one query token with one KV token, all layers. weight_bytes: of one parameter.
+    memory_fraction: of the GPU's memory for the engine, unless told otherwise.
     """
 
     parameters: float
@@ -76,6 +78,7 @@ class Model:
     attention: float
     weight_bytes: int
     source: str
+    memory_fraction: float = MEMORY_FRACTION
 
 
 MODELS = {
@@ -120,11 +123,13 @@ MODELS = {
         weight_bytes=1,
         source="moonshotai/Kimi-K2-Instruct config.json: 61 layers (1 dense), hidden 7168, 384 experts, 8 a token, "
         "expert size 2048, 64 heads, MLA 512 + 64; FP8 weights as published",
+        # An assumption too: half of every GPU would not even hold the weights.
+        memory_fraction=0.75,
     ),
 }
 
 
-def profile(model_name: str, gpu_name: str = "H800", *, memory_fraction: float = MEMORY_FRACTION) -> Profile:
+def profile(model_name: str, gpu_name: str = "H800", *, memory_fraction: float | None = None) -> Profile:
     """The instance that the paper's table gives a model: one GPU, TP8, or DP32 attention with EP32 experts.
 
     Raises ValueError for names that are not here, or where the weights do not fit.
@@ -133,9 +138,11 @@ def profile(model_name: str, gpu_name: str = "H800", *, memory_fraction: float =
         raise ValueError(f"model: got {model_name!r}, wanted one of {', '.join(MODELS)}")
     if gpu_name not in GPUS:
         raise ValueError(f"gpu: got {gpu_name!r}, wanted one of {', '.join(GPUS)}")
+    model, gpu = MODELS[model_name], GPUS[gpu_name]
+    if memory_fraction is None:
+        memory_fraction = model.memory_fraction
     if not 0.0 < memory_fraction <= 1.0:
         raise ValueError(f"memory_fraction: got {memory_fraction}, wanted above 0, at most 1")
-    model, gpu = MODELS[model_name], GPUS[gpu_name]
     shape = {"Moonlight": (1, 1), "Qwen2-VL-72B": (8, 1), "Kimi-K2": (32, 32)}[model_name]
     gpus, replicas = shape
     # With data-parallel attention every GPU holds all that is no routed expert, and the requests are spread over them.

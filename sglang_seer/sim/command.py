@@ -65,9 +65,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, help="GPUs of the cluster, instead of the workload's own")
     parser.add_argument("--gpu", default="H800", help=f"{', '.join(builtin.GPUS)} (default H800)")
     parser.add_argument("--profile", type=Path, help="JSON file of an instance, instead of a built-in one")
-    parser.add_argument(
-        "--memory-fraction", type=float, default=builtin.MEMORY_FRACTION, help="of a GPU, for the engine"
-    )
+    parser.add_argument("--memory-fraction", type=float, help="of a GPU, for the engine, instead of the model's own")
     parser.add_argument(
         "--chunk-tokens", type=int, default=2048, help="longest chunk of divided rollout (default 2048)"
     )

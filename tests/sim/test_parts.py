@@ -23,10 +23,10 @@ from tests.sim import made
 
 
 def test_a_built_in_profile_by_hand() -> None:
-    """Qwen2-VL-72B, TP8 on H800: 80 layers x 8 KV heads x 128 x 2 x 2 bytes; 80% of memory less 145 GB of weights."""
+    """Qwen2-VL-72B, TP8 on H800: 80 layers x 8 KV heads x 128 x 2 x 2 bytes; half of memory less 145 GB of weights."""
     one = builtin.profile("Qwen2-VL-72B")
     assert one.kv_bytes_per_token == 327_680
-    assert one.kv_capacity_tokens == int((8 * 80 * 2**30 * 0.8 - 2 * 72.7e9) / 327_680)
+    assert one.kv_capacity_tokens == int((8 * 80 * 2**30 * 0.5 - 2 * 72.7e9) / 327_680)
     assert one.step.weights_s == pytest.approx(145.4e9 / (8 * 3.35e12 * 0.8))
     assert builtin.profile("Kimi-K2").kv_bytes_per_token == 61 * 576 * 2
     assert builtin.profile("Kimi-K2", "H200").kv_capacity_tokens > builtin.profile("Kimi-K2").kv_capacity_tokens
@@ -178,7 +178,7 @@ def test_partial_rollout_delivers_the_short_ones_first() -> None:
     load = Workload(
         name="x", model="Moonlight", gpus=2, prompts=12, group_size=4, limit_tokens=400, mean_tokens=100
     )  # fmt: skip
-    where = made.cluster(2, kv_capacity_tokens=9000)
+    where = made.cluster(2, kv_capacity_tokens=100_000)  # all of them at once
     done = partial_rollout(where, POLICIES["partial"], load, seed=1, steps=4)
     assert done.first_mean_tokens < done.mean_tokens
     assert done.tokens_per_s > 0
