@@ -14,8 +14,8 @@ from sglang_seer.schedule.policy import Decision, Rules
 def reason_to_yield(decision: Decision, remaining: Remaining, *, room: int, rules: Rules) -> str | None:
     """Why the request should yield to the best waiting one, or None if it should go on.
 
-    decision: the order of those that wait. remaining: what this request needs still. room: how many from the head of the
-    order join in this pass anyway (`admit`), so that nobody has to go for them. Raises ValueError for a negative room.
+    decision: the order of those that wait. remaining: what this request needs still. room: how many from the head of
+    the order join in this pass anyway (`admit`): nobody has to go for them. Raises ValueError for a negative room.
     """
     if room < 0:
         raise ValueError(f"room: got {room}, wanted 0 or more")
