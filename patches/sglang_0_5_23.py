@@ -58,6 +58,13 @@ PATCH_SET = PatchSet(
             until="SGLang lets a plugin decide admission",
         ),
         Patch(
+            Target(_SCHEDULER, "Scheduler.update_running_batch", ("self", "batch"), "43f5141f1c6b"),
+            "around",
+            "hooks:update_running_batch",
+            why="a request at the end of its chunk makes room for a better one that waits",
+            until="SGLang lets a plugin preempt without loss of KV",
+        ),
+        Patch(
             Target(_SCHEDULER, "Scheduler.process_batch_result", ("self", "batch", "result"), "1194e86a7032"),
             "after",
             "hooks:process_batch_result",
@@ -100,6 +107,23 @@ PATCH_SET = PatchSet(
         ),
         Target(_POLICY, "PrefillAdder._get_running_request_total_token_offset", ("self", "req"), "2a1311a3e419"),
         Target("sglang.srt.mem_cache.prefill_budget", "PrefillBudget", None, "e507a797f1da"),
+        Target(_SCHEDULER, "Scheduler._reqs_finishing_inflight", ("self", "batch"), "0086e2bb2e65"),
+        Target(_SCHEDULER, "Scheduler._add_request_to_queue", ("self", "req", "is_retracted"), "8ae567079967"),
+        Target("sglang.srt.mem_cache.common", "release_kv_cache", ("req", "tree_cache", "checkpoint"), "be0f42991600"),
+        Target("sglang.srt.managers.schedule_batch", "Req.reset_for_retract", ("self",), "8cb2e1b4fa6a"),
+        Target("sglang.srt.managers.schedule_batch", "Req.owned_kv_len", ("self",), "e4762b80eefc"),
+        Target(
+            "sglang.srt.managers.schedule_batch",
+            "ScheduleBatch.filter_batch",
+            ("self", "reqs_to_exclude", "keep_indices"),
+            "8c6350e7e0a5",
+        ),
+        Target(
+            "sglang.srt.managers.schedule_batch",
+            "compute_extend_logprob_start_len",
+            ("logprob_start_len", "prefix_len", "extend_len", "full_untruncated_fill_len"),
+            "a527134a9445",
+        ),
         Target(
             _POLICY,
             "SchedulePolicy.__init__",

@@ -14,7 +14,7 @@ from typing import Any
 from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
 from sglang.srt.runtime_context import get_spec
 
-from sglang_seer.context import Exactly, LengthModel
+from sglang_seer.context import Exactly, LengthModel, Remaining
 from sglang_seer.engine.requests import RequestStates
 from sglang_seer.schedule import Load, admit
 from sglang_seer.status import STATUS
@@ -36,18 +36,25 @@ class Admission:
 
     def load(self, request: Any, kv_tokens: int, *, reserve_tokens: int = 0) -> Load:
         """The request's future in the pool; kv_tokens: what it holds of the pool, shared prefixes left out."""
-        identity = self._states.of(request).identity
+        return Load.of(kv_tokens, self.remaining(request), reserve_tokens=reserve_tokens)
+
+    def joined(self, request: Any) -> None:
+        """Count what a request costs that comes back after a yield."""
+        state = self._states.of(request)
+        if state.yielded:
+            state.yielded = False
+            STATUS.counters["yields_resumed"] += 1
+            STATUS.counters["yield_tokens_prefilled"] += request.extend_len
+
+    def remaining(self, request: Any) -> Remaining:
+        """Tokens that the request still generates."""
+        state = self._states.of(request)
+        identity = state.identity
         if identity is None or request.sampling_params.ignore_eos:
-            left = max(request.sampling_params.max_new_tokens - len(request.output_ids), 1)
-            return Load.of(kv_tokens, Exactly(left), reserve_tokens=reserve_tokens)
+            return Exactly(max(request.sampling_params.max_new_tokens - len(request.output_ids), 1))
         done = len(request.origin_input_ids) - identity.prompt_tokens + len(request.output_ids)
-        remaining = self._lengths.remaining(
-            identity.group,
-            min(done, identity.limit_tokens - 1),
-            identity.limit_tokens,
-            member=self._states.of(request).arrival,
-        )
-        return Load.of(kv_tokens, remaining, reserve_tokens=reserve_tokens)
+        done = min(done, identity.limit_tokens - 1)
+        return self._lengths.remaining(identity.group, done, identity.limit_tokens, member=state.arrival)
 
 
 def adder_class(stock: type[PrefillAdder], admission: Admission) -> type[PrefillAdder]:
@@ -67,7 +74,10 @@ def adder_class(stock: type[PrefillAdder], admission: Admission) -> type[Prefill
                 STATUS.counters["admissions_held_back"] += 1
                 return AddReqResult.NO_TOKEN
             with _only_next_steps_reserved(req, admission.reserve_tokens):
-                return super().add_one_req(req, has_chunked_req, truncation_align_size)
+                result = super().add_one_req(req, has_chunked_req, truncation_align_size)
+            if self.can_run_list and self.can_run_list[-1] is req:
+                admission.joined(req)
+            return result
 
         def _fits(self, req: Any) -> bool:
             running = () if self.running_batch is None else self.running_batch.reqs

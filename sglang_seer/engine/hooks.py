@@ -17,6 +17,7 @@ from sglang_seer.engine.admission import Admission, adder_class
 from sglang_seer.engine.launch import ALGORITHM, POLICY, STOCK_POLICY, config_of
 from sglang_seer.engine.policy import SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
+from sglang_seer.engine.yields import Yields
 from sglang_seer.patches import lines
 from sglang_seer.plugin import config_from_environment
 from sglang_seer.schedule import Rules
@@ -37,6 +38,7 @@ class SchedulerState:
     lengths: LengthModel
     policy: SeerSchedulePolicy
     admission: Admission | None = None
+    yields: Yields | None = None
     adder: type | None = None
 
 
@@ -92,19 +94,24 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
     observe = mode_from_environment() == "observe"
     states = request_states(scheduler.server_args.random_seed)
     lengths = ContextLengths()
+    rules = Rules(starvation_limit=config.starvation_limit)
     scheduler.policy = SeerSchedulePolicy(
         scheduler.policy,
         states,
         lengths,
-        rules=Rules(starvation_limit=config.starvation_limit),
+        rules=rules,
         observe_only=observe,
         on_pass=check_hooks_run,
     )
-    admission = None
+    admission = yields = None
     # Pools that hold more than one kind of state have limits that lengths say nothing of.
     if config.overflow_risk and not (observe or scheduler.is_hybrid_swa or scheduler.tree_cache.supports_mamba()):
         admission = Admission(states, lengths, config.overflow_risk)
-    _state = SchedulerState(config=config, states=states, lengths=lengths, policy=scheduler.policy, admission=admission)
+        if config.chunk_tokens:
+            yields = Yields(scheduler.policy, admission, states, chunk_tokens=config.chunk_tokens, rules=rules)
+    _state = SchedulerState(
+        config=config, states=states, lengths=lengths, policy=scheduler.policy, admission=admission, yields=yields
+    )
     STATUS.config = config
     STATUS.mode = "observe" if observe else "on"
     STATUS.parts = [] if observe else ["scheduling"]
@@ -160,6 +167,13 @@ def get_prefill_adder_class(stock: type, _scheduler: Any) -> type:
     if _state.adder is None:
         _state.adder = adder_class(stock, _state.admission)
     return _state.adder
+
+
+def update_running_batch(original: Callable[[Any, Any], Any], scheduler: Any, batch: Any) -> Any:
+    """Around `Scheduler.update_running_batch`: requests at the end of a chunk may leave before the batch decodes."""
+    if _state is not None and _state.yields is not None:
+        _state.yields.before_decode(scheduler, batch)
+    return original(scheduler, batch)
 
 
 def draft_priorities(requests: Sequence[Any]) -> npt.NDArray[np.float64]:

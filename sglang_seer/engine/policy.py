@@ -11,7 +11,7 @@ from sglang.srt.managers.schedule_policy import SchedulePolicy
 
 from sglang_seer.context import LengthModel
 from sglang_seer.engine.requests import RequestStates
-from sglang_seer.schedule import Rules, Waiting, WaitingQueue
+from sglang_seer.schedule import Decision, Rules, Waiting, WaitingQueue
 from sglang_seer.status import STATUS
 
 # Attribute of a live request: its entry in snapshots while it waits.
@@ -86,6 +86,12 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         for request in waiting_queue:
             if WAITING not in request.__dict__:
                 self._register(request)
+
+    def decision(self, waiting_queue: list[Any], running_batch: Any) -> Decision:
+        """The order of what waits now; the queue stays as it is. Requests that generate nothing are not in it."""
+        self._catch_up(waiting_queue)
+        self._last_queue = list(waiting_queue)
+        return self._waiting.decide(self._running(running_batch), self.admitted)
 
     def _decide(self, waiting_queue: list[Any], running_batch: Any) -> list[Any]:
         decision = self._waiting.decide(self._running(running_batch), self.admitted)

@@ -22,7 +22,8 @@ class RequestState:
     index_group: of requests that draft from each other. prompt: the same for equal prompts of any group.
     index_sequence: key of the response in the suffix index. seed: of an unseeded request. arrival: order in which this
     scheduler saw its requests. index_id: the index's group that it was last appended to, 0 for none. sequence_tokens:
-    response tokens handed to that group. finished: its end was learnt.
+    response tokens handed to that group. chunk: of its response, the one that it was last seen in. yielded: it waits
+    since the end of a chunk. finished: its end was learnt.
     """
 
     identity: Identity | None
@@ -33,6 +34,8 @@ class RequestState:
     seed: int
     index_id: int = 0
     sequence_tokens: int = 0
+    chunk: int = 0
+    yielded: bool = False
     finished: bool = False
 
 

@@ -42,8 +42,8 @@ COMMON_FLAGS = (
 # Two ranks on two cores, joined by gloo.
 TWO_RANKS = ("--tp-size", "2", "--disable-custom-all-reduce")
 RANK_CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
-# A careless engine has to retract: that is tested, too.
-CARELESS = ("--scheduler-policy", "seer", "--seer-config", '{"overflow_risk": 0.99}')
+# A careless engine has to retract: that is tested, too. Its chunks are short, so that requests yield.
+CARELESS = ("--scheduler-policy", "seer", "--seer-config", '{"overflow_risk": 0.99, "chunk_tokens": 32}')
 SIDES = {
     "stock": (("--disable-overlap-schedule",), {"SGLANG_SEER": "off"}),
     "seer": (CARELESS, {}),

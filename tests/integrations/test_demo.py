@@ -83,7 +83,19 @@ def test_a_server_that_dies_at_its_start_is_explained(tmp_path: Path, capsys: py
 def test_an_interrupt_stops_the_server(tmp_path: Path) -> None:
     """The signal comes as soon as the server's process is there, when its creation may not have returned yet."""
     command = [sys.executable, "-m", "sglang_seer", "demo", *SMALL]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def not_ignoring_interrupts() -> None:
+        # A shell's background job inherits that SIGINT is ignored, and Python leaves it so.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=not_ignoring_interrupts,
+    )
     try:
         assert process.stdout is not None
         while "starting the server" not in process.stdout.readline():
