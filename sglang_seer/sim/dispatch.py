@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from sglang_seer.sim.instance import FOREVER, Instance
+from sglang_seer.sim.lengths_queue import LengthsQueue
 from sglang_seer.sim.orders import buffer
 from sglang_seer.sim.placement import choose, reserve_tokens
-from sglang_seer.sim.policy import Drafts, Policy
+from sglang_seer.sim.policy import Drafts, Order, Policy
 from sglang_seer.sim.request import NOWHERE, POOL, Request
 from sglang_seer.sim.result import Counts
 from sglang_seer.sim.static import StockQueue, place
@@ -65,7 +66,11 @@ class Stock:
         self._policy = policy
         self._instances = instances
         self._counts = counts
-        self._queues = [StockQueue(instance, policy.order) for instance in instances]
+        informed = policy.order in (Order.CONTEXT, Order.LONGEST_SIBLING)
+        self._queues = [
+            LengthsQueue(instance, policy.order) if informed else StockQueue(instance, policy.order)
+            for instance in instances
+        ]
         self._homeless: list[Request] = []
 
     def start(self, requests: Sequence[Request]) -> Changes:
@@ -96,7 +101,7 @@ class Stock:
         raise AssertionError("stock engines know no chunks")
 
     def finished(self, instance: Instance, request: Request) -> None:
-        pass
+        self._queues[instance.index].finished(request)
 
     def overflow(self, instance: Instance) -> None:
         before = dict(instance.running)
@@ -107,8 +112,7 @@ class Stock:
 
     def failed(self, instance: Instance, orphans: Sequence[Request]) -> Changes:
         queue = self._queues[instance.index]
-        self._homeless += [*orphans, *queue.waiting]
-        queue.waiting.clear()
+        self._homeless += [*orphans, *queue.take_all(orphans)]
         for request in orphans:
             # The engine had returned nothing of an unfinished response.
             self._counts.lost_tokens += request.tokens
@@ -134,7 +138,7 @@ class Stock:
         if not instance.alive:
             return FOREVER
         queue = self._queues[instance.index]
-        if queue.waiting and not instance.running:
+        if queue.waits() and not instance.running:
             return 0
         return queue.steps_to_admission()
 

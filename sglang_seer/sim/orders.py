@@ -65,9 +65,9 @@ class SortedBuffer:
 class ContextBuffer:
     """By `sglang_seer.schedule`, under a length model that hears what a controller hears: lengths at chunk ends."""
 
-    def __init__(self, lengths: LengthModel) -> None:
+    def __init__(self, lengths: LengthModel, starvation_limit: int = STARVATION_LIMIT) -> None:
         self._lengths = lengths
-        self._waiting = WaitingQueue(lengths, Rules(starvation_limit=STARVATION_LIMIT))
+        self._waiting = WaitingQueue(lengths, Rules(starvation_limit=starvation_limit))
         self._running: Counter[str] = Counter()
         self._entries: dict[int, Waiting] = {}
         self._order: Sequence[Waiting] = ()

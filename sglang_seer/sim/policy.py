@@ -67,6 +67,9 @@ POLICIES = {
         Placement.POOL, Order.CONTEXT, Drafts.OWN, "Seer with drafts from a request's own text only"
     ),
     "seer-spec": Policy(Placement.POOL, Order.CONTEXT, Drafts.GROUP, "all of Seer: drafts from finished siblings too"),
+    "seer-engine": Policy(
+        Placement.REQUESTS, Order.CONTEXT, Drafts.NONE, "Seer inside each engine: requests in turn, order and admission"
+    ),
     "oracle": Policy(Placement.POOL, Order.ORACLE, Drafts.NONE, "divided rollout, true longest first"),
 }
 

@@ -12,6 +12,7 @@ Source: SGLang 0.5.23, schedule_policy.py (PrefillAdder), new_token_ratio_tracke
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from sglang_seer.sim.instance import FOREVER, Instance
 from sglang_seer.sim.policy import Order, Placement
@@ -41,6 +42,22 @@ class StockQueue:
 
     def put(self, request: Request) -> None:
         self.waiting.append(request)
+
+    def finished(self, request: Request) -> None:
+        """A request of this engine ended: stock learns nothing from it."""
+
+    def take_all(self, orphans: Sequence[Request]) -> list[Request]:
+        """Empty the queue; orphans: those that ran."""
+        taken = list(self.waiting)
+        self.waiting.clear()
+        return taken
+
+    def _queue_again(self, request: Request) -> None:
+        self.waiting.append(request)
+
+    def waits(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self.waiting)
 
     def sort(self) -> None:
         """Order the queue; by arrival it stays as it is, as retracted requests go to its end."""
@@ -106,7 +123,7 @@ class StockQueue:
         for request in retracted:
             request.kv_at = NOWHERE
             request.retractions += 1
-            self.waiting.append(request)
+            self._queue_again(request)
         decoded = sum(instance.tokens_of(request) for request in order)
         limits = sum(request.limit_tokens for request in order)
         self._ratio = min(1.0, (decoded + RETRACT_STEPS * len(order)) / (limits + 1))
