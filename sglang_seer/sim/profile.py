@@ -153,7 +153,7 @@ def fit(points: Sequence[StepPoint]) -> StepTime:
     context = np.array([point.context for point in points], dtype=np.float64)
     seconds = np.array([point.seconds for point in points])
     best: tuple[float, StepTime] | None = None
-    for knee in (0.0, *sorted(set(rows))):
+    for knee in (0.0, *sorted(set(rows.tolist()))):
         # T = overhead + row * max(knee, rows) + context: a knee beyond the last point is a flat roof.
         features = np.stack([np.ones(len(rows)), np.maximum(rows, knee), context], axis=1)
         scales = np.maximum(features.max(axis=0), 1.0)
