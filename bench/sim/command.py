@@ -24,9 +24,9 @@ def main(argv: Sequence[str]) -> int:
     main_cells: list[Cell] = []
     swept_cells: list[Cell] = []
     if options.part in ("all", "tables"):
-        main_cells += plan.tables(options.quick) + plan.group_sizes(options.quick)
+        main_cells += plan.tables(options.quick, options.seeds) + plan.group_sizes(options.quick, options.seeds)
     if options.part in ("all", "sweeps"):
-        swept_cells += plan.sweeps(options.quick)
+        swept_cells += plan.sweeps(options.quick, options.seeds)
     if options.part in ("all", "clusters"):
         swept_cells += plan.clusters(options.quick)
     done = _simulate(main_cells, options.jobs)
@@ -56,11 +56,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where to write header, rows and the paper's numbers beside ours")
     parser.add_argument("--plots", type=Path, help="folder for PNG pictures (needs matplotlib)")
     parser.add_argument("--quick", action="store_true", help="one seed, smaller workloads, fewer points")
+    parser.add_argument("--seeds", type=int, default=plan.SEEDS, help=f"of the lengths (default {plan.SEEDS})")
     parser.add_argument("--part", choices=("all", "tables", "sweeps", "clusters"), default="all")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args(argv)
-    if options.jobs < 1:
-        parser.error(f"--jobs: wanted at least 1, saw {options.jobs}")
+    for name in ("jobs", "seeds"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name}: wanted at least 1, saw {getattr(options, name)}")
     return options
 
 
@@ -81,6 +83,7 @@ def _write(
     done: Sequence[Outcome],
 ) -> None:
     quick = " --quick" if options.quick else ""
+    quick += f" --seeds {options.seeds}" if options.seeds != plan.SEEDS else ""
     part = f" --part {options.part}" if options.part != "all" else ""
     head = header(f"python -m sglang_seer bench sim --json FILE{quick}{part}", PACKAGES)
     beside = [

@@ -41,18 +41,18 @@ def scaled(workload: Workload, share: float) -> Workload:
     )
 
 
-def tables(quick: bool) -> list[Cell]:
+def tables(quick: bool, seeds: int = SEEDS) -> list[Cell]:
     """Every policy on the three workloads. quick: one seed, a quarter of the two larger ones."""
     shares = {"moonlight": 1.0, "qwen2-vl-72b": 0.25, "kimi-k2": 0.25} if quick else dict.fromkeys(PAPER, 1.0)
     return [
         Cell(name, scaled(workload, shares[name]), policy, seed)
         for name, workload in PAPER.items()
-        for seed in range(1 if quick else SEEDS)
+        for seed in range(1 if quick else seeds)
         for policy in POLICIES
     ]
 
 
-def group_sizes(quick: bool) -> list[Cell]:
+def group_sizes(quick: bool, seeds: int = SEEDS) -> list[Cell]:
     """All of Seer with 8 and with 16 samples a prompt, the same number of requests."""
     cells = []
     for name, workload in PAPER.items():
@@ -60,18 +60,17 @@ def group_sizes(quick: bool) -> list[Cell]:
         total = base.prompts * base.group_size
         for size in (8, 16):
             changed = msgspec.structs.replace(base, group_size=size, prompts=total // size)
-            cells += [Cell(f"{name}/G={size}", changed, "seer-spec", seed) for seed in range(1 if quick else SEEDS)]
+            cells += [Cell(f"{name}/G={size}", changed, "seer-spec", seed) for seed in range(1 if quick else seeds)]
     return cells
 
 
-def sweeps(quick: bool) -> list[Cell]:
+def sweeps(quick: bool, seeds: int = SEEDS) -> list[Cell]:
     """Everything past the paper but the cluster sizes."""
-    seeds = range(1 if quick else 3)
     base = scaled(PAPER[SWEPT], 0.25)
     cells: list[Cell] = []
 
     def add(case: str, workload: Workload, policies: tuple[str, ...] = SWEEP_POLICIES, **more: float) -> None:
-        for seed in seeds:
+        for seed in range(1 if quick else seeds):
             cells.extend(Cell(case, workload, policy, seed, **more) for policy in policies)  # type: ignore[arg-type]
 
     for value in CORRELATIONS[:: 3 if quick else 1]:

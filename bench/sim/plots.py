@@ -32,7 +32,7 @@ def draw(folder: Path, main: Outcomes, swept: Outcomes) -> list[Path]:
 def _ablation(folder: Path, outcomes: Outcomes, cases: list[str]) -> Path:
     figure, panels = plt.subplots(1, 2, figsize=(11, 3.6))
     for panel, value, title in zip(
-        panels, (rate, tail), ("throughput over veRL", "tail seconds over veRL"), strict=True
+        panels, (rate, tail), ("throughput over veRL's", "tail time over veRL's"), strict=True
     ):
         for place, policy in enumerate(ABLATION):
             heights = [middle(outcomes.ratios(case, policy, "verl", value)) or 0.0 for case in cases]
@@ -42,7 +42,7 @@ def _ablation(folder: Path, outcomes: Outcomes, cases: list[str]) -> Path:
         panel.set_xticks(range(len(cases)), cases)
         panel.set_title(title, loc="left", fontsize=10)
     panels[0].legend(fontsize=7, ncols=2)
-    return _save(figure, folder / "ablation.png")
+    return _save(figure, folder / "sim_ablation.png")
 
 
 def _running(folder: Path, outcomes: Outcomes, cases: list[str]) -> Path:
@@ -58,7 +58,7 @@ def _running(folder: Path, outcomes: Outcomes, cases: list[str]) -> Path:
         panel.set_xlabel("seconds")
     panels[0, 0].set_ylabel("requests not done")
     panels[0, 0].legend(fontsize=7)
-    return _save(figure, folder / "timeline.png")
+    return _save(figure, folder / "sim_tail.png")
 
 
 def _sweep(folder: Path, outcomes: Outcomes, name: str) -> Path:
@@ -73,7 +73,7 @@ def _sweep(folder: Path, outcomes: Outcomes, name: str) -> Path:
     panel.set_xlabel(name)
     panel.set_ylabel("seconds of the rollout")
     panel.legend(fontsize=7)
-    return _save(figure, folder / f"sweep_{name}.png")
+    return _save(figure, folder / f"sim_{name}.png")
 
 
 def _save(figure: Figure, path: Path) -> Path:

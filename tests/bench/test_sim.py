@@ -55,14 +55,14 @@ def test_the_plan_covers_what_is_asked(quick: bool) -> None:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def few(quick: bool) -> list[Cell]:
+    def few(quick: bool, seeds: int) -> list[Cell]:
         return [Cell("moonlight", TINY, policy, 0) for policy in ("verl", "divided", "seer", "seer-spec", "oracle")]
 
-    def swept(quick: bool) -> list[Cell]:
+    def swept(quick: bool, seeds: int) -> list[Cell]:
         return [Cell("G=8", TINY, policy, 0) for policy in ("verl", "seer")]
 
     monkeypatch.setattr(plan, "tables", few)
-    monkeypatch.setattr(plan, "group_sizes", lambda quick: [])
+    monkeypatch.setattr(plan, "group_sizes", lambda quick, seeds: [])
     monkeypatch.setattr(plan, "sweeps", swept)
     monkeypatch.setattr(plan, "clusters", lambda quick: [])
     out, pictures = tmp_path / "rows.json", tmp_path / "plots"
@@ -75,6 +75,6 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     }
     assert kept["simulated"] is True
     assert all((one["why"] is None) == one["within_15_percent"] for one in kept["paper"])
-    assert sorted(path.name for path in pictures.iterdir()) == ["ablation.png", "sweep_G.png", "timeline.png"]
+    assert sorted(path.name for path in pictures.iterdir()) == ["sim_G.png", "sim_ablation.png", "sim_tail.png"]
     assert "Differences of more than 15%" in capsys.readouterr().out
     assert command.main(["--part", "sweeps", "--json", str(tmp_path)]) == 2

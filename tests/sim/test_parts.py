@@ -13,6 +13,7 @@ import pytest
 from sglang_seer.sim import acceptance, builtin, profile, workload
 from sglang_seer.sim.acceptance import Acceptance
 from sglang_seer.sim.instance import Instance
+from sglang_seer.sim.lengths_queue import LengthsQueue
 from sglang_seer.sim.placement import choose
 from sglang_seer.sim.policy import POLICIES, Order, Placement
 from sglang_seer.sim.profile import Profile, StepPoint, StepTime
@@ -212,3 +213,23 @@ def test_a_trace(tmp_path: Path) -> None:
 
 def test_a_profile_is_complete() -> None:
     assert isinstance(made.profile(), Profile)
+
+
+def test_an_engine_with_seer_admits_as_its_own_admission() -> None:
+    """Nothing is known: each may reach its limit of 900 tokens, so that of 2,000 slots one alone takes 900 at once;
+    once siblings ended short, more fit. Stock would have reserved min(limit, 4096) either way."""
+    one = Instance(0, made.profile(kv_capacity_tokens=2000), np.ones((1, 1)))
+    queue = LengthsQueue(one, Order.CONTEXT)
+    what = made.requests([[40] * 40], limit=900)
+    for request in what:
+        queue.put(request)
+    first = queue.admit()
+    assert 1 <= len(first) < 10
+    for request in first:
+        one.leave(request)
+        request.tokens = 40
+        queue.finished(request)
+    assert len(queue.admit()) > 2 * len(first)
+    assert queue.waits()
+    assert len(queue.take_all(list(one.running.values()))) == 40 - len(first) - len(one.running)
+    assert not queue.waits()
