@@ -70,8 +70,8 @@ def _count(case: str, policy: str, value: Callable[..., float]) -> Callable[[Out
 
 QWEN = "qwen2-vl-72b"
 LATENCY = (
-    "a response at the limit takes limit x step time, which under our roofline is as long as the whole rollout at full "
-    "memory: whoever is found to be long only after a while ends late, whatever the order"
+    "a response at the limit takes limit x step time, which is most of the rollout where memory is ample: whoever is "
+    "found to be long only after a while ends late, whatever the order"
 )
 DRAFTS = (
     "the acceptance curve is that of one model, applied to every workload with a step bound by memory: drafts are "
@@ -85,7 +85,8 @@ CLAIMS = (
         1.42,
         1.42,
         _best(_over("divided", "verl")),
-        "how short memory is decides this, and the paper does not state its engines' share of GPU memory",
+        "how short memory is decides this, and the paper does not state its engines' share of GPU memory; half of it is "
+        "assumed here, three quarters for Kimi-K2",
     ),
     Claim(
         "context-aware order over divided rollout, best workload",

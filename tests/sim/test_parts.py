@@ -220,7 +220,7 @@ def test_an_engine_with_seer_admits_as_its_own_admission() -> None:
     once siblings ended short, more fit. Stock would have reserved min(limit, 4096) either way."""
     one = Instance(0, made.profile(kv_capacity_tokens=2000), np.ones((1, 1)))
     queue = LengthsQueue(one, Order.CONTEXT)
-    what = made.requests([[40] * 40], limit=900)
+    what = made.requests([[40] * 400], limit=900)
     for request in what:
         queue.put(request)
     first = queue.admit()
@@ -231,5 +231,5 @@ def test_an_engine_with_seer_admits_as_its_own_admission() -> None:
         queue.finished(request)
     assert len(queue.admit()) > 2 * len(first)
     assert queue.waits()
-    assert len(queue.take_all(list(one.running.values()))) == 40 - len(first) - len(one.running)
+    assert len(queue.take_all(list(one.running.values()))) == 400 - len(first) - len(one.running)
     assert not queue.waits()
