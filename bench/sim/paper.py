@@ -74,8 +74,8 @@ LATENCY = (
     "found to be long only after a while ends late, whatever the order"
 )
 TAIL = (
-    "how the paper's lengths scatter is not known; the order here is by the tokens that one request in a thousand exceeds "
-    "instead of by the longest sibling, chunks are four times shorter, and instances are kept level at every chunk"
+    "how the paper's lengths scatter is not known; the order here is by the tokens that one request in a thousand "
+    "exceeds instead of by the longest sibling, chunks are four times shorter, and instances are kept level at every chunk"
 )
 DRAFTS = (
     "the acceptance curve is that of one model, applied to every workload with a step bound by memory: drafts are "
@@ -89,8 +89,8 @@ CLAIMS = (
         1.42,
         1.42,
         _best(_over("divided", "verl")),
-        "how short memory is decides this, and the paper does not state its engines' share of GPU memory; half of it is "
-        "assumed here, three quarters for Kimi-K2",
+        "how short memory is decides this, and the paper does not state its engines' share of GPU memory; half of it "
+        "is assumed here, three quarters for Kimi-K2",
     ),
     Claim(
         "context-aware order over divided rollout, best workload",
