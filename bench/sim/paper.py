@@ -89,8 +89,8 @@ CLAIMS = (
         1.42,
         1.42,
         _best(_over("divided", "verl")),
-        "how short memory is decides this, and the paper does not state its engines' share of GPU memory; half of it "
-        "is assumed here, three quarters for Kimi-K2",
+        "how short memory is decides this, and the paper does not state its engines' share of GPU memory; half of "
+        "it is assumed here, three quarters for Kimi-K2",
     ),
     Claim(
         "context-aware order over divided rollout, best workload",
