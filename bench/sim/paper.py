@@ -75,7 +75,8 @@ LATENCY = (
 )
 TAIL = (
     "how the paper's lengths scatter is not known; the order here is by the tokens that one request in a thousand "
-    "exceeds instead of by the longest sibling, chunks are four times shorter, and instances are kept level at every chunk"
+    "exceeds instead of by the longest sibling, chunks are four times shorter, and instances are kept level at "
+    "every chunk"
 )
 DRAFTS = (
     "the acceptance curve is that of one model, applied to every workload with a step bound by memory: drafts are "
