@@ -7,6 +7,7 @@ COMMANDS = {
     "doctor": ("sglang_seer.doctor", "is Seer on in this environment, and what is in its way"),
     "demo": ("sglang_seer.demo.command", "the same rollout with stock SGLang and with Seer, on this machine's CPU"),
     "rollout": ("sglang_seer.rollout.command", "samples of a file of prompts from many engines"),
+    "simulate": ("sglang_seer.sim.command", "a rollout on a GPU cluster under several policies, without a GPU"),
     "bench": ("sglang_seer.bench", "the benchmarks of a checkout"),
     "report": (
         "sglang_seer.report.command",

@@ -107,8 +107,9 @@ class ContextLengths:
         self._ended = self._steps = 0
         self._next_ended, self._next_steps = 1, 0
         self._longest_limit = 0
-        # By group and limit; None for all groups of which nothing is known.
+        # Of whole new responses by group and limit; None for all groups of which nothing is known.
         self._expected: dict[str | None, dict[int, float]] = {}
+        self._fresh: dict[str | None, dict[int, LogNormal]] = {}
         # By members that finished before.
         self._information: list[float] = []
 
@@ -143,6 +144,7 @@ class ContextLengths:
 
     def _changed(self, group: str) -> None:
         self._expected.pop(group, None)
+        self._fresh.pop(group, None)
         self._changes.one(group)
 
     def finish(
@@ -186,15 +188,26 @@ class ContextLengths:
         if self._fitted is None or not found.close_to(self._fitted):
             self._fitted = found
             self._expected.clear()
+            self._fresh.clear()
             self._information.clear()
             self._changes.all()
 
     def remaining(
         self, group: str, generated_tokens: int, limit_tokens: int, *, member: Hashable | None = None
     ) -> LogNormal:
+        siblings = self._groups.get(group)
+        if generated_tokens == 0 and member is None:
+            known = self._fresh.setdefault(group if siblings else None, {})
+            if limit_tokens not in known:
+                known[limit_tokens] = self._remaining(siblings, 0, limit_tokens, None)
+            return known[limit_tokens]
+        return self._remaining(siblings, generated_tokens, limit_tokens, member)
+
+    def _remaining(
+        self, siblings: Siblings | None, generated_tokens: int, limit_tokens: int, member: Hashable | None
+    ) -> LogNormal:
         check_tokens(generated_tokens, limit_tokens)
         population = self.population(limit_tokens)
-        siblings = self._groups.get(group)
         if not siblings:
             mean, variance = population.centre, population.between
         elif member is None:
@@ -231,6 +244,7 @@ class ContextLengths:
     def clear(self) -> None:
         self._groups.clear()
         self._expected.clear()
+        self._fresh.clear()
         self._information.clear()
         self._fitted = None
         self._ended = self._steps = 0

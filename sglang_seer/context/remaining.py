@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import erfc, exp, inf, log, log1p, pi, sqrt
 from statistics import NormalDist
 from typing import Protocol
@@ -110,25 +111,32 @@ class LogNormal:
         return self.quantiles((q,))[0]
 
     def quantiles(self, levels: Sequence[float]) -> tuple[float, ...]:
-        generated, most = self.generated_tokens, float(self.limit_tokens - self.generated_tokens)
-        centre, spread, end = self.centre, self.spread, log(self.limit_tokens)
-        begun = (log(generated) - centre) / spread if generated else -inf
-        far = begun > _FAR
-        pull = hazard(begun) if far else 0.0
-        survives = 0.5 * erfc(begun * _SQRT_HALF)
-        points = []
-        for q in levels:
-            check_quantile(q)
-            if q == 1:
-                points.append(most)
-                continue
-            if far:
-                # So far out the tail is exponential.
-                place = begun - log1p(-q) / pull
-            else:
-                beyond = (1 - q) * survives
-                place = -_inverse_cdf(beyond) if beyond < 1 else -inf
-            # Past the limit there is nothing to tell apart, and exp must not overflow.
-            total = exp(min(centre + spread * place, end))
-            points.append(min(max(total - generated, 1.0), most))
-        return tuple(points)
+        return _quantiles(self.centre, self.spread, self.generated_tokens, self.limit_tokens, tuple(levels))
+
+
+# Kept, because of most groups of those that wait the same is known: nothing.
+@lru_cache(maxsize=4096)
+def _quantiles(
+    centre: float, spread: float, generated_tokens: int, limit_tokens: int, levels: tuple[float, ...]
+) -> tuple[float, ...]:
+    most, end = float(limit_tokens - generated_tokens), log(limit_tokens)
+    begun = (log(generated_tokens) - centre) / spread if generated_tokens else -inf
+    far = begun > _FAR
+    pull = hazard(begun) if far else 0.0
+    survives = 0.5 * erfc(begun * _SQRT_HALF)
+    points = []
+    for q in levels:
+        check_quantile(q)
+        if q == 1:
+            points.append(most)
+            continue
+        if far:
+            # So far out the tail is exponential.
+            place = begun - log1p(-q) / pull
+        else:
+            beyond = (1 - q) * survives
+            place = -_inverse_cdf(beyond) if beyond < 1 else -inf
+        # Past the limit there is nothing to tell apart, and exp must not overflow.
+        total = exp(min(centre + spread * place, end))
+        points.append(min(max(total - generated_tokens, 1.0), most))
+    return tuple(points)

@@ -54,8 +54,8 @@ class Yields:
             request = batch.reqs[place]
             if id(request) in finishing or not may_yield(request):
                 continue
-            expected = self._admission.remaining(request).mean
-            reason = reason_to_yield(decision, expected, room=len(leaving), rules=self._rules)
+            remaining = self._admission.remaining(request)
+            reason = reason_to_yield(decision, remaining, room=len(leaving), rules=self._rules)
             if reason is None:
                 continue
             best = decision.order[len(leaving)].handle

@@ -2,10 +2,12 @@
 
     overdue            whoever was passed by too often, by the time since it waits
     probes             requests that tell about their group: least tried group first, then smallest generated length
-    the rest           longest expected remainder first, by steps of `resolution`, then by arrival
+    the rest           longest possible remainder first, by steps of `resolution`, then by arrival
 
-Probes make short groups known early and long ones by elimination; longest-first then keeps the tail short. Nothing
-here reads a clock or an unordered set: every rank of an engine decides the same.
+Probes make short groups known early and long ones by elimination; longest-first then keeps the tail short. Possible is
+what one response in a thousand exceeds: the last of thousands ends the rollout, so that what matters of a request is
+how long it may get, and not how long it gets on average. Groups that may still be long share the engine then, instead
+of waiting for each other. Nothing here reads a clock or an unordered set: every rank of an engine decides the same.
 
 A probe is worth its place while what it tells is expected to move its group's waiting requests by more than one step
 of the order: with k more of the group waiting, it moves k of k + 1 requests by `LengthModel.information`. So there are
@@ -25,6 +27,7 @@ from sglang_seer.context import LengthModel
 STARVATION_LIMIT = 4096
 # In octaves: estimates that differ by less than 19% are the same, and then arrival decides.
 RESOLUTION = 0.25
+QUANTILE = 0.999
 _NATS_PER_OCTAVE = 0.6931471805599453
 
 
@@ -66,20 +69,24 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """starvation_limit: admissions that may pass a request by. resolution: step of the order in octaves, 0 for none."""
+    """starvation_limit: admissions that may pass a request by. resolution: step of the order in octaves, 0 for none.
+    quantile: of the remaining tokens, by which the rest is ordered."""
 
     starvation_limit: int = STARVATION_LIMIT
     resolution: float = RESOLUTION
+    quantile: float = QUANTILE
 
     def __post_init__(self) -> None:
         if self.starvation_limit < 1:
             raise ValueError(f"starvation_limit: got {self.starvation_limit}, wanted at least 1")
         if not 0 <= self.resolution <= 16:
             raise ValueError(f"resolution: got {self.resolution}, wanted 0 to 16 octaves")
+        if not 0 < self.quantile < 1:
+            raise ValueError(f"quantile: got {self.quantile}, wanted between 0 and 1")
 
-    def rank(self, expected_tokens: float) -> float:
+    def rank(self, possible_tokens: float) -> float:
         """What the rest is sorted by, smallest first: one number for estimates that count as equal."""
-        return -floor(log2(expected_tokens) / self.resolution) if self.resolution else -expected_tokens
+        return -floor(log2(possible_tokens) / self.resolution) if self.resolution else -possible_tokens
 
 
 class Probe(NamedTuple):
@@ -93,11 +100,11 @@ class Probe(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Members of one group that are alike, by arrival, with the tokens that each is expected to need still."""
+    """Members of one group that are alike, by arrival, with the tokens that each may need still (`Rules.quantile`)."""
 
     rank: float
     arrival: int
-    expected_tokens: float
+    possible_tokens: float
     finished: int
     entries: Sequence[Waiting]
 
@@ -126,14 +133,14 @@ class Decision:
             return f"probe: would move its group's estimate by {100 * tells:.0f}% ({tried} members before it)"
         block = self._block(place)
         known = f"{block.finished} siblings finished" if block.finished else "no sibling finished"
-        return f"longest first: {block.expected_tokens:,.0f} tokens expected ({known})"
+        return f"longest first: up to {block.possible_tokens:,.0f} tokens to come ({known})"
 
     def rank(self, place: int) -> tuple[float, float]:
-        """Of a request of the rest: what it was sorted by, smallest first, and the tokens expected of it."""
+        """Of a request of the rest: what it was sorted by, smallest first, and the tokens it may need."""
         if not self.overdue + self.probes <= place < len(self.order):
             raise ValueError(f"place: got {place}, wanted one of the rest")
         block = self._block(place)
-        return block.rank, block.expected_tokens
+        return block.rank, block.possible_tokens
 
     def _block(self, place: int) -> Block:
         place -= self.overdue + self.probes
@@ -175,11 +182,9 @@ def place_group(
 
 def _block(group: str, entries: Sequence[Waiting], lengths: LengthModel, finished: int, rules: Rules) -> Block:
     arrival, _, generated, limit, _, _ = entries[0]
-    if generated:
-        expected = lengths.remaining(group, generated, limit, member=arrival).mean
-    else:
-        expected = lengths.expected_tokens(group, limit)
-    return Block(rules.rank(expected), arrival, expected, finished, entries)
+    member = arrival if generated else None
+    possible = lengths.remaining(group, generated, limit, member=member).quantile(rules.quantile)
+    return Block(rules.rank(possible), arrival, possible, finished, entries)
 
 
 def decide(snapshot: Snapshot, rules: Rules | None = None) -> Decision:

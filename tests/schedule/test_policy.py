@@ -54,10 +54,9 @@ def naive_order(snapshot: Snapshot, rules: Rules) -> list[int]:
             and (other.generated_tokens, other.limit_tokens) == (entry.generated_tokens, entry.limit_tokens)
         ]
         first = min(other.arrival for other in alike)
-        expected = lengths.expected_tokens(entry.group, entry.limit_tokens)
-        if entry.generated_tokens:
-            expected = lengths.remaining(entry.group, entry.generated_tokens, entry.limit_tokens, member=first).mean
-        keys.append((2, rules.rank(expected), first, entry.arrival))
+        own = first if entry.generated_tokens else None
+        remaining = lengths.remaining(entry.group, entry.generated_tokens, entry.limit_tokens, member=own)
+        keys.append((2, rules.rank(remaining.quantile(rules.quantile)), first, entry.arrival))
     return [int(key[-1]) for key in sorted(keys)]
 
 
@@ -152,12 +151,16 @@ def test_probe_first_then_longest_under_the_papers_rule() -> None:
     assert [entry.arrival for entry in decision.order] == [0, 2, 1, 3, 4]
     assert (decision.overdue, decision.probes) == (0, 2)
     assert decision.reason(0) == "probe: nothing is known of its group"
-    assert decision.reason(4) == "longest first: 7 tokens expected (1 siblings finished)"
+    assert decision.reason(4) == "longest first: up to 7 tokens to come (1 siblings finished)"
 
 
 @pytest.mark.parametrize(
     ("rules", "message"),
-    [({"starvation_limit": 0}, "starvation_limit: got 0"), ({"resolution": -0.5}, "resolution: got -0.5")],
+    [
+        ({"starvation_limit": 0}, "starvation_limit: got 0"),
+        ({"resolution": -0.5}, "resolution: got -0.5"),
+        ({"quantile": 1.0}, "quantile: got 1.0"),
+    ],
 )
 def test_impossible_rules(rules: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
