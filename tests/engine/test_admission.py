@@ -15,10 +15,10 @@ Run = Callable[[str], tuple[list[list[int]], int]]
 
 @pytest.fixture(scope="module")
 def run(engine_of: Callable[[str], Engine], prompts: list[list[int]]) -> Run:
-    """Tokens of a rollout of eight samples each of the six wordiest prompts, by engine, and its retractions."""
+    """Tokens of a rollout of sixteen samples each of the six wordiest prompts, by engine, and its retractions."""
     alone = tokens_of(engine_of("stock").generate_all(bodies(prompts, samples=1, limit=600)))
     wordy = sorted(range(len(prompts)), key=lambda i: len(alone[i]))[-6:]
-    asked = bodies([prompts[i] for i in wordy], samples=8, limit=600)
+    asked = bodies([prompts[i] for i in wordy], samples=16, limit=600)
     kept: dict[str, tuple[list[list[int]], int]] = {}
 
     def once(name: str) -> tuple[list[list[int]], int]:
