@@ -1,0 +1,344 @@
+"""The bus of a cluster: one Redis (or Valkey) stream a group.
+
+Streams keep what engines that come later need. A stream's key is a hash of weight version and group, tagged with one
+of 64 buckets, so that a Redis Cluster spreads groups over its nodes and one command can still read many of them.
+Text that the server has not acknowledged is sent again, and all own text is, when the server has lost its memory: an
+offset says what is new.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
+from redis.retry import Retry
+
+from sglang_seer.draft.bus.address import Address, without_password
+from sglang_seer.draft.bus.deltas import Deltas, concatenate
+from sglang_seer.draft.bus.history import History
+from sglang_seer.draft.bus.protocol import BusError, Keeping, Known, Traffic
+from sglang_seer.draft.bus.wire import BadFrame, Text, pack, text_deltas, text_frames, unpack
+
+logger = logging.getLogger("sglang_seer")
+
+FIELD = b"t"
+# Entries of a stream; about, as Redis trims whole nodes.
+MOST_ENTRIES = 16_384
+# Sent with the first entry and then with one of so many: it is a quarter of a small command.
+TRIM_EVERY = 64
+READ_S = 0.05
+READ_ENTRIES = 512
+TIMEOUT_S = 1.0
+FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.05, 5.0
+REREAD_S = 1.0
+REFUSED_S = 1.0
+ALIVE_S = 10.0
+# Groups written with one round trip.
+MOST_GROUPS = 512
+_START = b"0"
+_TAG_END = len("seer:{.}")
+ERRORS = (redis.RedisError, RedisClusterException)
+
+
+class RedisBus:
+    """See `TokenBus`."""
+
+    def __init__(self, address: Address, *, version: int, known: Known, keeping: Keeping, required: bool) -> None:
+        """Connect. Raises BusError if that fails and the bus is required; otherwise it is tried again and again."""
+        self.traffic = Traffic()
+        self._url = address.place
+        self._cluster = address.cluster
+        self._version = version
+        self._known = known
+        self._history = History(keeping.tokens)
+        self._ttl_s = keeping.ttl_s
+        self._sender = secrets.randbits(31)
+        self._client: Any = None
+        self._server: str | None = None
+        self._connected = False
+        self._backoff_s, self._retry_s = FIRST_BACKOFF_S, -float("inf")
+        self._problem = ""
+        self._reconnects = self._refused = 0
+        # Of own responses, what the server has acknowledged; groups with more; last entry read of each stream.
+        self._acknowledged: dict[int, dict[int, tuple[int, bool]]] = {}
+        self._waiting: dict[int, None] = {}
+        self._entries: dict[int, int] = {}
+        self._places: dict[int, bytes] = {}
+        self._reread_s: dict[int, float] = {}
+        self._alive_s: dict[int, float] = {}
+        self._keys: dict[int, bytes] = {}
+        self._read_s = self._refused_until_s = self._kept_s = -float("inf")
+        try:
+            self._connect()
+        except ERRORS as error:
+            message = f"bus: {without_password(self._url)} cannot be used: {_plain(error)}"
+            if required:
+                raise BusError(message) from error
+            logger.warning("seer: %s; drafting goes on from local text until it can", message)
+            self._failed(error)
+
+    def publish(self, new: Deltas) -> None:
+        self._history.append(new, time.monotonic())
+        self._waiting.update(dict.fromkeys(new.groups.tolist()))
+
+    def subscribe(self, groups: Sequence[int]) -> None:
+        for group in groups:
+            self._places.setdefault(group, _START)
+
+    def unsubscribe(self, groups: Sequence[int]) -> None:
+        for group in groups:
+            self._places.pop(group, None)
+            self._reread_s.pop(group, None)
+
+    def catch_up(self, groups: Sequence[int]) -> None:
+        now_s = time.monotonic()
+        for group in groups:
+            if group in self._places and now_s - self._reread_s.get(group, -float("inf")) > REREAD_S:
+                self._reread_s[group] = now_s
+                self._places[group] = _START
+                self.traffic.repairs += 1
+
+    def drop_group(self, group: int) -> None:
+        self._history.drop_group(group)
+        for table in (self._acknowledged, self._waiting, self._entries):
+            table.pop(group, None)
+
+    def drop_version(self, version: int) -> None:
+        self._version = version
+        self._history.clear()
+        for table in (self._acknowledged, self._waiting, self._entries, self._alive_s, self._reread_s, self._keys):
+            table.clear()
+        self._places = dict.fromkeys(self._places, _START)
+
+    def exchange(self, timeout_s: float) -> list[Deltas]:
+        now_s = time.monotonic()
+        if not self._connected and now_s < self._retry_s:
+            time.sleep(min(timeout_s, self._retry_s - now_s))
+            return []
+        arrived: list[Deltas] = []
+        try:
+            if not self._connected:
+                self._connect()
+            self._send(now_s)
+            if now_s - self._read_s >= READ_S and self._places:
+                self._read_s = now_s
+                arrived = self._read()
+            self._keep_alive(now_s)
+        except ERRORS as error:
+            self._failed(error)
+        self._history.expire(now_s - self._ttl_s)
+        if not arrived:
+            time.sleep(timeout_s)
+        return arrived
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "connected": self._connected,
+            "problem": self._problem,
+            "reconnects": self._reconnects,
+            "refused_writes": self._refused,
+            "history_tokens": self._history.num_tokens,
+            "history_evicted_tokens": self._history.evicted_tokens,
+            **self.traffic.as_dict(),
+        }
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def _connect(self) -> None:
+        if self._client is None:
+            options: dict[str, Any] = {
+                "socket_timeout": TIMEOUT_S,
+                "socket_connect_timeout": TIMEOUT_S,
+                # Trying again is this class's business: it sends what was lost, too.
+                "retry": Retry(NoBackoff(), 0),
+            }
+            if self._cluster:
+                self._client = redis.RedisCluster.from_url(self._url, **options)  # type: ignore[no-untyped-call]
+            else:
+                self._client = redis.Redis.from_url(self._url, **options)
+                self._client.set_response_callback("XREAD", lambda response, **_: response)
+        server = self._server_id()
+        if self._server not in (None, server):
+            # It may have lost its memory.
+            self._acknowledged.clear()
+            self._waiting.update(dict.fromkeys(self._history.groups))
+            self._alive_s.clear()
+            self._places = dict.fromkeys(self._places, _START)
+        if self._server is not None:
+            self._reconnects += 1
+            logger.warning("seer: bus: %s is back", without_password(self._url))
+        self._server, self._connected, self._problem = server, True, ""
+        self._backoff_s = FIRST_BACKOFF_S
+
+    def _server_id(self) -> str:
+        if not self._cluster:
+            return str(self._client.info("server")["run_id"])
+        nodes = self._client.info("server", target_nodes=redis.RedisCluster.PRIMARIES)
+        infos = [nodes] if "run_id" in nodes else nodes.values()
+        return " ".join(sorted(info["run_id"] for info in infos))
+
+    def _failed(self, error: Exception) -> None:
+        if self._connected:
+            logger.warning(
+                "seer: bus: %s is lost (%s); drafting goes on from local text, text of others follows when it is back",
+                without_password(self._url),
+                _plain(error),
+            )
+        self._connected, self._problem = False, _plain(error)
+        self._retry_s = time.monotonic() + self._backoff_s
+        self._backoff_s = min(2 * self._backoff_s, LAST_BACKOFF_S)
+        if self._client is not None and not self._cluster:
+            self._client.connection_pool.disconnect()
+
+    def _send(self, now_s: float) -> None:
+        if not self._waiting or now_s < self._refused_until_s:
+            return
+        pipeline = self._client.pipeline(transaction=False)
+        sent: list[tuple[int, Deltas | None]] = []
+        for group in list(self._waiting)[:MOST_GROUPS]:
+            new = self._unacknowledged(group)
+            for text in text_frames(self._version, self._sender, new):
+                data = pack(text)
+                pipeline.execute_command("XADD", self._key(group), *self._trim(group), "*", FIELD, data)
+                self.traffic.sent_bytes += len(data)
+                sent.append((group, None))
+            if group not in self._alive_s:
+                self._alive_s[group] = now_s
+                pipeline.execute_command("EXPIRE", self._key(group), max(int(self._ttl_s), 1))
+                sent.append((group, None))
+            sent.append((group, new))
+        results = iter(pipeline.execute(raise_on_error=False))
+        refused: Exception | None = None
+        failed: set[int] = set()
+        for group, all_of_it in sent:
+            if all_of_it is None:
+                result = next(results)
+                if isinstance(result, Exception):
+                    refused = result
+                    failed.add(group)
+            elif group not in failed:
+                self._acknowledge(group, all_of_it)
+        if refused is not None:
+            if not isinstance(refused, redis.ResponseError):
+                raise refused
+            # Such as a full memory: what was refused stays here and is tried again.
+            self._refused += len(failed)
+            self._problem = _plain(refused)
+            self._refused_until_s = now_s + REFUSED_S
+        else:
+            self._problem = ""
+
+    def _unacknowledged(self, group: int) -> Deltas:
+        known = self._acknowledged.get(group, {})
+        new = self._history.since(group, {request: end for request, (end, _) in known.items()})
+        told = [known.get(request, (0, False))[1] for request in new.requests.tolist()]
+        return new.select((new.lengths > 0) | (new.finished & ~np.array(told, dtype=np.bool_)))
+
+    def _acknowledge(self, group: int, new: Deltas) -> None:
+        known = self._acknowledged.setdefault(group, {})
+        for request, end, finished in zip(new.requests.tolist(), new.ends.tolist(), new.finished.tolist(), strict=True):
+            known[request] = (end, finished)
+        del self._waiting[group]
+        self.traffic.sent_tokens += len(new.tokens)
+
+    def _trim(self, group: int) -> tuple[object, ...]:
+        count = self._entries.get(group, 0)
+        self._entries[group] = count + 1
+        return ("MAXLEN", "~", MOST_ENTRIES) if count % TRIM_EVERY == 0 else ()
+
+    def _read(self) -> list[Deltas]:
+        arrived: list[Deltas] = []
+        of_key = {self._key(group): group for group in self._places}
+        pipeline = self._client.pipeline(transaction=False)
+        for keys in self._together(of_key):
+            places = [self._places[of_key[key]] for key in keys]
+            pipeline.execute_command("XREAD", "COUNT", READ_ENTRIES, "STREAMS", *keys, *places)
+        for result in pipeline.execute():
+            for key, entries in result or ():
+                group = of_key[key]
+                self._places[group] = entries[-1][0]
+                if len(entries) == READ_ENTRIES:
+                    self._read_s = -float("inf")
+                for place, fields in entries:
+                    new = self._text(group, place, fields[FIELD] if isinstance(fields, dict) else fields[1])
+                    if new is not None:
+                        arrived.append(new)
+        # Many small entries: what follows works on columns.
+        return [concatenate(arrived)] if arrived else []
+
+    def _together(self, keys: Iterable[bytes]) -> list[list[bytes]]:
+        """Keys that one command may name: all, or in a cluster those of a bucket."""
+        if not self._cluster:
+            return [list(keys)]
+        buckets: dict[bytes, list[bytes]] = {}
+        for key in keys:
+            buckets.setdefault(key[:_TAG_END], []).append(key)
+        return list(buckets.values())
+
+    def _text(self, group: int, place: bytes, data: bytes) -> Deltas | None:
+        self.traffic.received_bytes += len(data)
+        try:
+            frame = unpack(data)
+            if not isinstance(frame, Text):
+                raise BadFrame("foreign", "no text in a stream of text")
+            if frame.sender == self._sender:
+                return None
+            if frame.version != self._version:
+                raise BadFrame("stale", "text of other weights")
+            new = text_deltas(frame)
+            if not (new.groups == group).all():
+                raise BadFrame("foreign", "text of another group")
+        except BadFrame as error:
+            self.traffic.dropped[error.kind] += 1
+            return None
+        self.traffic.arrived(len(new.tokens), max(time.time() * 1e3 - int(place.partition(b"-")[0]), 0.0))
+        return new
+
+    def _keep_alive(self, now_s: float) -> None:
+        """Postpone the end of streams that are read or written; write again those that are gone."""
+        if now_s - self._kept_s < min(self._ttl_s / 3, ALIVE_S) / 4:
+            return
+        self._kept_s = now_s
+        live = dict.fromkeys([*self._places, *self._history.groups])
+        for table in (self._acknowledged, self._waiting, self._entries, self._alive_s, self._keys):
+            for group in table.keys() - live:
+                del table[group]
+        due = [
+            group for group in live if now_s - self._alive_s.setdefault(group, now_s) > min(self._ttl_s / 3, ALIVE_S)
+        ]
+        if not due:
+            return
+        pipeline = self._client.pipeline(transaction=False)
+        for group in due:
+            pipeline.execute_command("EXPIRE", self._key(group), max(int(self._ttl_s), 1))
+        for group, there in zip(due, pipeline.execute(), strict=True):
+            self._alive_s[group] = now_s
+            if not there:
+                self._acknowledged.pop(group, None)
+                if group in self._history.groups:
+                    self._waiting[group] = None
+                if group in self._places:
+                    self._places[group] = _START
+
+    def _key(self, group: int) -> bytes:
+        key = self._keys.get(group)
+        if key is None:
+            number = self._version.to_bytes(8, "little", signed=True) + group.to_bytes(8, "little", signed=True)
+            name = base64.urlsafe_b64encode(hashlib.blake2b(number, digest_size=8).digest()).rstrip(b"=")
+            key = self._keys[group] = b"seer:{" + name[:1] + b"}" + name[1:]
+        return key
+
+
+def _plain(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
