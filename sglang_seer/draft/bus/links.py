@@ -136,11 +136,9 @@ class Link:
         self._traffic = traffic
         self._groups: dict[int, None] = {}
         self._interest = self._interest_at_beat = 0
-        self._writer: int | None = None
         self._received = 0
         self._behind = True
         self._beat_s = self._restated_s = -float("inf")
-        self.heard_s: float | None = None
         self.outgoing: list[bytes] = []
 
     def subscribe(self, groups: Sequence[int]) -> None:
@@ -169,14 +167,8 @@ class Link:
         frame = _unpacked(data, self._traffic)
         if frame is None or isinstance(frame, Interest):
             return None
-        self.heard_s = now_s
-        if self._writer is None:
-            self._writer = frame.sender
-        if frame.sender != self._writer:
-            # Another writer at this address knows nothing of this reader.
-            self._writer, self._received, self._behind = frame.sender, 0, True
         if isinstance(frame, Beat):
-            # Less than was received means that the writer has forgotten this reader and counts anew.
+            # Less than was received: the writer has forgotten this reader, or is another one at the same address.
             if frame.number != self._received or frame.interest < self._interest_at_beat:
                 self._behind = True
             self._received = frame.number
