@@ -7,6 +7,7 @@ from sglang_seer.patches.ledger import Patch, PatchSet
 
 _SCHEDULER = "sglang.srt.managers.scheduler"
 _SERVER_ARGS = "sglang.srt.server_args"
+_POLICY = "sglang.srt.managers.schedule_policy"
 _MODEL_RUNNER = "sglang.srt.model_executor.model_runner"
 _GRAPHS = "sglang.srt.model_executor.runner.decode_cuda_graph_runner"
 _GRAPH_PARAMETERS = (
@@ -50,6 +51,13 @@ PATCH_SET = PatchSet(
             until="SGLang lets a plugin register a schedule policy",
         ),
         Patch(
+            Target(_SCHEDULER, "Scheduler.get_prefill_adder_class", ("self",), "88b7a3279d78"),
+            "after",
+            "hooks:get_prefill_adder_class",
+            why="SGLang reserves KV by the generation limit; here by what is known of lengths",
+            until="SGLang lets a plugin decide admission",
+        ),
+        Patch(
             Target(_SCHEDULER, "Scheduler.process_batch_result", ("self", "batch", "result"), "1194e86a7032"),
             "after",
             "hooks:process_batch_result",
@@ -85,7 +93,15 @@ PATCH_SET = PatchSet(
     ),
     uses=(
         Target(
-            "sglang.srt.managers.schedule_policy",
+            _POLICY,
+            "PrefillAdder.add_one_req",
+            ("self", "req", "has_chunked_req", "truncation_align_size"),
+            "ff9f32254e9b",
+        ),
+        Target(_POLICY, "PrefillAdder._get_running_request_total_token_offset", ("self", "req"), "2a1311a3e419"),
+        Target("sglang.srt.mem_cache.prefill_budget", "PrefillBudget", None, "e507a797f1da"),
+        Target(
+            _POLICY,
             "SchedulePolicy.__init__",
             (
                 "self",
@@ -97,7 +113,7 @@ PATCH_SET = PatchSet(
             ),
         ),
         Target(
-            "sglang.srt.managers.schedule_policy",
+            _POLICY,
             "SchedulePolicy.calc_priority",
             ("self", "waiting_queue", "running_batch", "processed_tokens"),
             "592ff4af8efc",

@@ -24,6 +24,8 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     draft_nodes: most draft tokens verified for a request in one step, 1 to 63.
     draft_depth: longest path of a draft tree, 1 to 63.
     starvation_limit: a request goes first once this many others were admitted while it waited.
+    overflow_risk: chance, taken with each admission, that the KV pool overflows before somebody finishes, so that
+        requests are retracted; 0 keeps SGLang's own reserve.
     draft_memory: after a weight update, let responses of the weights before serve as drafts for the same prompts.
     step_time_profile: JSON file of step times to start from; they are learnt while serving anyway.
     index_max_tokens: responses and prompts kept as draft source, in tokens, over all groups.
@@ -35,6 +37,7 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     draft_nodes: int = 16
     draft_depth: int = 16
     starvation_limit: int = 4096
+    overflow_risk: float = 0.05
     draft_memory: bool = False
     step_time_profile: str | None = None
     index_max_tokens: int = 50_000_000
@@ -46,6 +49,7 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             "draft_nodes": (1, 63),
             "draft_depth": (1, 63),
             "starvation_limit": (1, 1_000_000_000),
+            "overflow_risk": (0.0, 0.99),
             "index_max_tokens": (1024, 10_000_000_000),
             "index_max_bytes": (32 << 20, 64 << 30),
             "index_ttl_steps": (0, 1_000_000_000),

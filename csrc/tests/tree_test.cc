@@ -185,13 +185,13 @@ TEST(calibration_follows_what_is_observed) {
   Calibration calibration;
   CHECK(std::abs(calibration.probability(evidence) - 0.5F * prior) < 1e-4F);
   const float before = calibration.probability(other);
-  // 100 nodes of share 1/2, of which 20 are accepted: 50 expected ones on top of the prior's 20 of the cell and 5 of
+  // 100 nodes of share 1/2, of which 20 are accepted: 50 expected ones on top of the prior's 20 of the cell and 10 of
   // the token and the one before it.
   for (int i = 0; i < 100; ++i) calibration.observe(evidence, i % 5 == 0);
   CHECK(std::abs(calibration.probability(evidence) - 0.5F * prior) < 1e-4F);  // not in use yet
   calibration.update();
   const float cell = (20 + 20 * prior) / 70;
-  const float token = (20.0F + 5) / (50 * prior + 5);
+  const float token = (20.0F + 10) / (50 * prior + 10);
   CHECK(std::abs(calibration.probability(evidence) - 0.5F * cell * token * token) < 1e-3F);
   CHECK(calibration.probability(other) == before);
   // Each part serves other nodes, too.

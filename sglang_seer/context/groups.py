@@ -1,4 +1,4 @@
-"""Which requests are siblings, and what their finished members tell.
+"""Which requests are siblings.
 
 A request says its group in `sampling_params.custom_params["seer"]`; without that, requests with the same prompt
 tokens are one group. Both sides of a tensor-parallel engine derive the same identity from the same request.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,51 +74,3 @@ def identify(
         digest = hashlib.blake2b(array("q", prompt[:prompt_tokens]).tobytes(), digest_size=16)
         group = f"prompt:{digest.hexdigest()}"
     return Identity(group=group, prompt_tokens=prompt_tokens, limit_tokens=limit)
-
-
-class GroupTable:
-    """Longest finished response by group, bounded: the group untouched for longest goes first.
-
-    `version` grows whenever an answer changes, so that callers can keep what they derived from `longest_tokens`.
-    """
-
-    def __init__(self, max_groups: int = 65_536) -> None:
-        self._max_groups = max_groups
-        self._touched: OrderedDict[str, None] = OrderedDict()
-        self._longest: dict[str, int] = {}
-        self.version = 0
-
-    @property
-    def longest_tokens(self) -> Mapping[str, int]:
-        """Longest finished response in tokens, for groups with a finished member. Live: do not change it."""
-        return self._longest
-
-    def touch(self, group: str) -> None:
-        """Register a group, or mark it as in use."""
-        self._touched[group] = None
-        self._touched.move_to_end(group)
-        if len(self._touched) > self._max_groups:
-            forgotten, _ = self._touched.popitem(last=False)
-            if self._longest.pop(forgotten, None) is not None:
-                self.version += 1
-
-    def finish(self, group: str, length_tokens: int) -> None:
-        """A member ended by itself or at its limit after `length_tokens` response tokens."""
-        self.touch(group)
-        known = self._longest.get(group)
-        if known is None or length_tokens > known:
-            self._longest[group] = length_tokens
-            self.version += 1
-
-    def member_lost(self) -> None:
-        """A member ended without a length (aborted): it is nobody's probe any more."""
-        self.version += 1
-
-    def clear(self) -> None:
-        """Forget everything: the weights changed, so lengths of the old ones no longer count."""
-        self._touched.clear()
-        self._longest.clear()
-        self.version += 1
-
-    def __len__(self) -> int:
-        return len(self._touched)

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_seer.config import SeerConfig, mode_from_environment, parse_config
-from sglang_seer.context import GroupTable
+from sglang_seer.context import ContextLengths, LengthModel
 from sglang_seer.draft.budget import tail_priorities
+from sglang_seer.engine.admission import Admission, adder_class
 from sglang_seer.engine.launch import ALGORITHM, POLICY, STOCK_POLICY, config_of
 from sglang_seer.engine.policy import SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
 from sglang_seer.patches import lines
 from sglang_seer.plugin import config_from_environment
+from sglang_seer.schedule import Rules
 from sglang_seer.status import STATUS
 
 logger = logging.getLogger("sglang_seer")
@@ -32,8 +34,10 @@ class SchedulerState:
 
     config: SeerConfig
     states: RequestStates
-    groups: GroupTable
+    lengths: LengthModel
     policy: SeerSchedulePolicy
+    admission: Admission | None = None
+    adder: type | None = None
 
 
 _state: SchedulerState | None = None
@@ -87,16 +91,20 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
     scheduler.schedule_policy = asked
     observe = mode_from_environment() == "observe"
     states = request_states(scheduler.server_args.random_seed)
-    groups = GroupTable()
+    lengths = ContextLengths()
     scheduler.policy = SeerSchedulePolicy(
         scheduler.policy,
         states,
-        groups,
-        starvation_limit=config.starvation_limit,
+        lengths,
+        rules=Rules(starvation_limit=config.starvation_limit),
         observe_only=observe,
         on_pass=check_hooks_run,
     )
-    _state = SchedulerState(config=config, states=states, groups=groups, policy=scheduler.policy)
+    admission = None
+    # Pools that hold more than one kind of state have limits that lengths say nothing of.
+    if config.overflow_risk and not (observe or scheduler.is_hybrid_swa or scheduler.tree_cache.supports_mamba()):
+        admission = Admission(states, lengths, config.overflow_risk)
+    _state = SchedulerState(config=config, states=states, lengths=lengths, policy=scheduler.policy, admission=admission)
     STATUS.config = config
     STATUS.mode = "observe" if observe else "on"
     STATUS.parts = [] if observe else ["scheduling"]
@@ -117,45 +125,60 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
     STATUS.calls["process_batch_result"] += 1
     if _state is None:
         return
-    finished = [request for request in batch.reqs if request.finished()]
-    if not finished:
-        return
     drafts = getattr(scheduler.draft_worker, "drafts", None)
-    for request in finished:
+    for request in batch.reqs:
         state = _state.states.of(request)
         if state.finished or state.identity is None:
             continue
+        if not request.finished():
+            earlier = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens
+            _state.lengths.progress(state.identity.group, state.arrival, earlier + len(request.output_ids))
+            continue
         state.finished = True
         if request.finished_reason.to_json()["type"] == "abort":
-            _state.groups.member_lost()
+            _state.lengths.lost(state.identity.group, state.arrival)
             STATUS.counters["aborted"] += 1
             if drafts is not None:
                 drafts.drop(request)
             continue
         earlier = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens
-        _state.groups.finish(state.identity.group, earlier + len(request.output_ids))
+        _state.lengths.finish(
+            state.identity.group,
+            earlier + len(request.output_ids),
+            member=state.arrival,
+            limit_tokens=state.identity.limit_tokens,
+        )
         STATUS.counters["finished"] += 1
         if drafts is not None:
             drafts.append([request], [()])
+
+
+def get_prefill_adder_class(stock: type, _scheduler: Any) -> type:
+    """After `Scheduler.get_prefill_adder_class`: admit by what is known of lengths."""
+    if _state is None or _state.admission is None:
+        return stock
+    if _state.adder is None:
+        _state.adder = adder_class(stock, _state.admission)
+    return _state.adder
 
 
 def draft_priorities(requests: Sequence[Any]) -> npt.NDArray[np.float64]:
     """[batch]: worth of a token of each request, from what the lengths of finished siblings say about the rest."""
     remaining = np.full(len(requests), np.nan)
     if _state is not None:
-        longest = _state.groups.longest_tokens
+        lengths = _state.lengths
         for i, request in enumerate(requests):
             identity = _state.states.of(request).identity
-            if identity is not None and identity.group in longest:
+            if identity is not None and lengths.finished(identity.group):
                 done = len(request.origin_input_ids) - identity.prompt_tokens + len(request.output_ids)
-                remaining[i] = max(longest[identity.group] - done, 0)
+                remaining[i] = max(lengths.expected_tokens(identity.group, identity.limit_tokens) - done, 0)
     return tail_priorities(remaining)
 
 
 def flush_cache(success: bool, *_arguments: Any, **_keywords: Any) -> bool:
     """After `Scheduler.flush_cache`: lengths and drafts belong to the weights that made them."""
     if _state is not None and success:
-        _state.groups.clear()
+        _state.lengths.clear()
         STATUS.counters["flushes"] += 1
     return success
 
@@ -163,7 +186,7 @@ def flush_cache(success: bool, *_arguments: Any, **_keywords: Any) -> bool:
 def get_internal_state(output: Any, *_arguments: Any) -> Any:
     """After `get_internal_state`: live counters for /server_info."""
     if _state is not None:
-        output.internal_state["sglang_seer"] = {**STATUS.as_dict(), "groups": len(_state.groups)}
+        output.internal_state["sglang_seer"] = {**STATUS.as_dict(), "groups": len(_state.lengths)}
     return output
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
 from sglang.srt.managers.schedule_policy import SchedulePolicy
 
-from sglang_seer.context import GroupTable
+from sglang_seer.context import LengthModel
 from sglang_seer.engine.requests import RequestStates
-from sglang_seer.schedule import Snapshot, Waiting, WaitingGroups, decide
+from sglang_seer.schedule import Rules, Waiting, WaitingQueue
 from sglang_seer.status import STATUS
 
 # Attribute of a live request: its entry in snapshots while it waits.
@@ -28,20 +29,20 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         self,
         stock: SchedulePolicy,
         states: RequestStates,
-        groups: GroupTable,
+        lengths: LengthModel,
         *,
-        starvation_limit: int,
+        rules: Rules,
         observe_only: bool,
         on_pass: Callable[[], None] = lambda: None,
     ) -> None:
         # Take over the configured stock policy object instead of building a second one.
         self.__dict__.update(stock.__dict__)
         self._states = states
-        self._groups = groups
-        self._starvation_limit = starvation_limit
+        self._lengths = lengths
+        self._rules = rules
         self._observe_only = observe_only
         self._on_pass = on_pass
-        self._waiting = WaitingGroups()
+        self._waiting = WaitingQueue(lengths, rules)
         self._last_queue: list[Any] = []
         self._known: tuple[int, int] | None = None
         self.admitted = 0
@@ -55,7 +56,7 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         self._on_pass()
         # Whoever left since the last full pass counts towards starvation as well.
         left = max(0, len(self._last_queue) - len(waiting_queue))
-        known = (self._groups.version, (self.admitted + left) * 8 // self._starvation_limit)
+        known = (self._lengths.version, (self.admitted + left) * 8 // self._rules.starvation_limit)
         if known == self._known and self._only_head_left(waiting_queue):
             return
         self._catch_up(waiting_queue)
@@ -87,7 +88,7 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
                 self._register(request)
 
     def _decide(self, waiting_queue: list[Any], running_batch: Any) -> list[Any]:
-        decision = decide(self._snapshot(running_batch), starvation_limit=self._starvation_limit)
+        decision = self._waiting.decide(self._running(running_batch), self.admitted)
         order = list(map(_HANDLE, decision.order))
         if len(order) < len(waiting_queue):
             order = [request for request in waiting_queue if request.__dict__[WAITING] is None] + order
@@ -103,7 +104,7 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         state = self._states.of(request)
         entry = None  # generates nothing: Seer leaves it alone
         if state.identity is not None:
-            self._groups.touch(state.identity.group)
+            self._lengths.touch(state.identity.group)
             entry = Waiting(
                 arrival=state.arrival,
                 group=state.identity.group,
@@ -122,12 +123,8 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
             self._waiting.remove(entry)
             self.admitted += 1
 
-    def _snapshot(self, running_batch: Any) -> Snapshot:
+    def _running(self, running_batch: Any) -> Counter[str]:
+        """How many members of each group run."""
         requests = running_batch.reqs if running_batch is not None else ()
         identities = [self._states.of(request).identity for request in requests]
-        return Snapshot(
-            waiting=self._waiting.by_group,
-            longest_tokens=self._groups.longest_tokens,
-            running={identity.group for identity in identities if identity is not None},
-            admitted=self.admitted,
-        )
+        return Counter(identity.group for identity in identities if identity is not None)

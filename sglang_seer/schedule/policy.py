@@ -1,28 +1,38 @@
 """Context-aware order of waiting requests (Seer, OSDI 2026, section 3.3 and A.1).
 
-    overdue            whoever was overtaken too often, by arrival
-    probes             one request of each group nobody knows yet: smallest generated length first
-    the rest           group with the largest estimate first, inside a group by arrival
+    overdue            whoever was passed by too often, by the time since it waits
+    probes             requests that tell about their group: least tried group first, then smallest generated length
+    the rest           longest expected remainder first, by steps of `resolution`, then by arrival
 
 Probes make short groups known early and long ones by elimination; longest-first then keeps the tail short. Nothing
 here reads a clock or an unordered set: every rank of an engine decides the same.
+
+A probe is worth its place while what it tells is expected to move its group's waiting requests by more than one step
+of the order: with k more of the group waiting, it moves k of k + 1 requests by `LengthModel.information`. So there are
+more probes where prompts differ and samples scatter, and none where the prompt tells nothing about the length.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import floor, inf, log2
 from operator import itemgetter
 from typing import NamedTuple
 
-from sglang_seer.context import estimate_tokens
+from sglang_seer.context import LengthModel
+
+STARVATION_LIMIT = 4096
+# In octaves: estimates that differ by less than 19% are the same, and then arrival decides.
+RESOLUTION = 0.25
+_NATS_PER_OCTAVE = 0.6931471805599453
 
 
 class Waiting(NamedTuple):
     """One waiting request; a tuple that sorts by arrival, because thousands of them are looked at in a pass.
 
-    arrival: unique, in the order in which requests came. admitted_before: the admission count when it began to wait.
+    arrival: unique, in the order in which requests came; also the request's name in `LengthModel.progress`.
+    admitted_before: the admission count when it began to wait.
     handle: whatever the caller wants back; never looked at.
     """
 
@@ -34,18 +44,62 @@ class Waiting(NamedTuple):
     handle: object = None
 
 
+# When a request began to wait; by arrival those that began together.
+SINCE = itemgetter(4, 0)
+# Tokens generated and limit: requests of a group that agree on them are alike.
+KIND = itemgetter(2, 3)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What a decision may depend on.
 
-    waiting: requests by group, each group in order of arrival. longest_tokens: longest finished response of groups
-    that have one. running: groups with a member in the running batch. admitted: requests admitted since the start.
+    waiting: requests by group, each group in order of arrival. lengths: what is known of their lengths. running: how
+    many members of each group run. admitted: requests admitted since the start.
     """
 
     waiting: Mapping[str, Sequence[Waiting]]
-    longest_tokens: Mapping[str, int] = field(default_factory=dict)
-    running: Set[str] = frozenset()
+    lengths: LengthModel
+    running: Mapping[str, int] = field(default_factory=dict)
     admitted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """starvation_limit: admissions that may pass a request by. resolution: step of the order in octaves, 0 for none."""
+
+    starvation_limit: int = STARVATION_LIMIT
+    resolution: float = RESOLUTION
+
+    def __post_init__(self) -> None:
+        if self.starvation_limit < 1:
+            raise ValueError(f"starvation_limit: got {self.starvation_limit}, wanted at least 1")
+        if not 0 <= self.resolution <= 16:
+            raise ValueError(f"resolution: got {self.resolution}, wanted 0 to 16 octaves")
+
+    def rank(self, expected_tokens: float) -> float:
+        """What the rest is sorted by, smallest first: one number for estimates that count as equal."""
+        return -floor(log2(expected_tokens) / self.resolution) if self.resolution else -expected_tokens
+
+
+class Probe(NamedTuple):
+    """tried: members of the group that finished or run before this one. tells: expected move of the log length."""
+
+    tried: int
+    generated_tokens: int
+    arrival: int
+    tells: float
+    entry: Waiting
+
+
+class Block(NamedTuple):
+    """Members of one group that are alike, by arrival, with the tokens that each is expected to need still."""
+
+    rank: float
+    arrival: int
+    expected_tokens: float
+    finished: int
+    entries: Sequence[Waiting]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,74 +109,113 @@ class Decision:
     order: Sequence[Waiting]
     overdue: int
     probes: int
+    admitted: int
+    chosen: Sequence[Probe]
+    blocks: Sequence[Block]
+
+    def reason(self, place: int) -> str:
+        """Why the request at that place of the order is there."""
+        if not 0 <= place < len(self.order):
+            raise ValueError(f"place: got {place}, wanted 0 to {len(self.order) - 1}")
+        if place < self.overdue:
+            return f"overdue: {self.admitted - self.order[place].admitted_before} were admitted while it waited"
+        if place < self.overdue + self.probes:
+            tried, _, _, tells, _ = self.chosen[place - self.overdue]
+            if tells == inf:
+                return "probe: nothing is known of its group"
+            return f"probe: would move its group's estimate by {100 * tells:.0f}% ({tried} members before it)"
+        block = self._block(place)
+        known = f"{block.finished} siblings finished" if block.finished else "no sibling finished"
+        return f"longest first: {block.expected_tokens:,.0f} tokens expected ({known})"
+
+    def rank(self, place: int) -> tuple[float, float]:
+        """Of a request of the rest: what it was sorted by, smallest first, and the tokens expected of it."""
+        if not self.overdue + self.probes <= place < len(self.order):
+            raise ValueError(f"place: got {place}, wanted one of the rest")
+        block = self._block(place)
+        return block.rank, block.expected_tokens
+
+    def _block(self, place: int) -> Block:
+        place -= self.overdue + self.probes
+        for block in self.blocks:
+            place -= len(block.entries)
+            if place < 0:
+                return block
+        raise AssertionError("the blocks hold fewer requests than the order")
 
 
-def decide(snapshot: Snapshot, *, starvation_limit: int = 4096) -> Decision:
+def place_group(
+    group: str, members: Sequence[Waiting], lengths: LengthModel, running: int, rules: Rules, *, alike: bool = False
+) -> tuple[list[Probe], list[Block]]:
+    """Probes and blocks of one group.
+
+    members: those that are not overdue, by arrival. running: those that run, or will before them because they are
+    overdue. alike: whether the members are known to have generated the same number of tokens under one limit.
+    """
+    finished = lengths.finished(group)
+    probes: list[Probe] = []
+    others, ahead, step = len(members), running, rules.resolution * _NATS_PER_OCTAVE
+    for entry in members:
+        others -= 1
+        tells = lengths.information(group, ahead)
+        if tells * others <= step * (others + 1) and tells < inf:
+            break
+        probes.append(Probe(finished + ahead, entry.generated_tokens, entry.arrival, tells, entry))
+        ahead += 1
+    members = members[len(probes) :]
+    if not members:
+        return probes, []
+    if alike:
+        return probes, [_block(group, members, lengths, finished, rules)]
+    kinds: dict[tuple[int, int], list[Waiting]] = {}
+    for entry in members:
+        kinds.setdefault((entry.generated_tokens, entry.limit_tokens), []).append(entry)
+    return probes, [_block(group, entries, lengths, finished, rules) for entries in kinds.values()]
+
+
+def _block(group: str, entries: Sequence[Waiting], lengths: LengthModel, finished: int, rules: Rules) -> Block:
+    arrival, _, generated, limit, _, _ = entries[0]
+    if generated:
+        expected = lengths.remaining(group, generated, limit, member=arrival).mean
+    else:
+        expected = lengths.expected_tokens(group, limit)
+    return Block(rules.rank(expected), arrival, expected, finished, entries)
+
+
+def decide(snapshot: Snapshot, rules: Rules | None = None) -> Decision:
     """Order the waiting requests.
 
-    A request is placed ahead of everything but older overdue ones as soon as `starvation_limit` others were admitted
-    while it and all older waiting members of its group waited. Cost: a sort of the groups and one copy.
+    Starvation guard: a request is overdue once `starvation_limit` others were admitted while it waited; then only those
+    that began to wait before it go first, and older ones that began with it. So where requests are admitted from the
+    front, at most `starvation_limit + n` go before one that found `n` others waiting (counting those that joined it
+    before the next admission).
     """
-    if starvation_limit < 1:
-        raise ValueError(f"starvation_limit: got {starvation_limit}, wanted at least 1")
-    newest_overdue = snapshot.admitted - starvation_limit
+    rules = rules or Rules()
+    newest_overdue = snapshot.admitted - rules.starvation_limit
     overdue: list[Waiting] = []
-    probes: list[tuple[int, int, Waiting]] = []
-    rest: list[tuple[int, int, Sequence[Waiting]]] = []
-    for group, waiting in snapshot.waiting.items():
-        late = 0
-        while late < len(waiting) and waiting[late].admitted_before <= newest_overdue:
-            late += 1
-        members = waiting[late:] if late else waiting
+    probes: list[Probe] = []
+    blocks: list[Block] = []
+    for group, members in snapshot.waiting.items():
+        running = snapshot.running.get(group, 0)
+        late = [entry for entry in members if entry.admitted_before <= newest_overdue]
         if late:
-            overdue += waiting[:late]
-            if not members:
-                continue
-        first = members[0]
-        longest = snapshot.longest_tokens.get(group)
-        if longest is None and not late and group not in snapshot.running:
-            probes.append((first.generated_tokens, first.arrival, first))
-            if len(members) == 1:
-                continue
-            members = members[1:]
-            first = members[0]
-        rest.append((-estimate_tokens(longest, first.limit_tokens), first.arrival, members))
-
-    overdue.sort()
+            overdue += late
+            running += len(late)
+            members = [entry for entry in members if entry.admitted_before > newest_overdue]
+        its_probes, its_blocks = place_group(group, members, snapshot.lengths, running, rules)
+        probes += its_probes
+        blocks += its_blocks
+    overdue.sort(key=SINCE)
     probes.sort()
-    rest.sort()
-    order = overdue + [probe for _, _, probe in probes]
-    for _, _, members in rest:
-        order += members
-    return Decision(order=order, overdue=len(overdue), probes=len(probes))
+    blocks.sort()
+    return decision_of(overdue, probes, blocks, snapshot.admitted)
 
 
-class WaitingGroups:
-    """The waiting requests by group, kept up to date so that a pass need not sort them again."""
-
-    def __init__(self) -> None:
-        self.by_group: dict[str, list[Waiting]] = {}
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def add(self, entry: Waiting) -> None:
-        """Add a request. Raises ValueError if its arrival is taken."""
-        members = self.by_group.setdefault(entry.group, [])
-        at = bisect_left(members, entry.arrival, key=itemgetter(0))
-        if at < len(members) and members[at].arrival == entry.arrival:
-            raise ValueError(f"arrival {entry.arrival} of group {entry.group!r} waits already")
-        members.insert(at, entry)
-        self._size += 1
-
-    def remove(self, entry: Waiting) -> None:
-        """Remove a request. Raises ValueError if it does not wait."""
-        members = self.by_group.get(entry.group, [])
-        at = bisect_left(members, entry.arrival, key=itemgetter(0))
-        if at == len(members) or members[at].arrival != entry.arrival:
-            raise ValueError(f"arrival {entry.arrival} of group {entry.group!r} does not wait")
-        del members[at]
-        if not members:
-            del self.by_group[entry.group]
-        self._size -= 1
+def decision_of(
+    overdue: Sequence[Waiting], probes: Sequence[Probe], blocks: Sequence[Block], admitted: int
+) -> Decision:
+    """The decision of classes that are sorted."""
+    order = [*overdue, *(probe.entry for probe in probes)]
+    for block in blocks:
+        order += block.entries
+    return Decision(order, len(overdue), len(probes), admitted, list(probes), list(blocks))

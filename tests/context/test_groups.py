@@ -1,4 +1,4 @@
-"""Identity of requests and what finished siblings tell."""
+"""Identity of requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sglang_seer.context import GroupTable, estimate_tokens, identify, request_key
+from sglang_seer.context import identify, request_key
 
 PROMPT = [3, 1, 4, 1, 5]
 
@@ -59,43 +59,6 @@ def test_requests_that_generate_nothing_belong_to_no_group(limit: int | None) ->
 def test_malformed_hints_say_what_was_seen(hint: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         identify({"seer": hint}, PROMPT, 10)
-
-
-def test_estimate_is_the_longest_finished_sibling_and_the_limit_before() -> None:
-    table = GroupTable()
-    assert estimate_tokens(table.longest_tokens.get("a"), 50) == 50
-    for length in (7, 30, 12):
-        table.finish("a", length)
-    assert estimate_tokens(table.longest_tokens.get("a"), 50) == 30
-    assert estimate_tokens(table.longest_tokens.get("a"), 20) == 20
-    assert estimate_tokens(table.longest_tokens.get("b"), 50) == 50
-
-
-def test_version_moves_with_every_answer() -> None:
-    table = GroupTable()
-    table.touch("a")
-    before = table.version
-    table.touch("a")
-    assert table.version == before
-    table.finish("a", 3)
-    assert table.version > before
-    before = table.version
-    table.finish("a", 2)
-    assert table.version == before
-    before = table.version
-    table.clear()
-    assert table.version > before and len(table) == 0
-
-
-def test_table_is_bounded_and_forgets_the_untouched_first() -> None:
-    table = GroupTable(max_groups=3)
-    for name in "abc":
-        table.finish(name, 1)
-    table.touch("a")
-    table.finish("d", 1)
-    assert len(table) == 3
-    assert table.longest_tokens.get("b") is None
-    assert table.longest_tokens.get("a") == 1
 
 
 def test_keys_are_the_same_in_another_process() -> None:

@@ -42,10 +42,12 @@ COMMON_FLAGS = (
 # Two ranks on two cores, joined by gloo.
 TWO_RANKS = ("--tp-size", "2", "--disable-custom-all-reduce")
 RANK_CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
+# A careless engine has to retract: that is tested, too.
+CARELESS = ("--scheduler-policy", "seer", "--seer-config", '{"overflow_risk": 0.99}')
 SIDES = {
     "stock": (("--disable-overlap-schedule",), {"SGLANG_SEER": "off"}),
-    "seer": (("--scheduler-policy", "seer"), {}),
-    "seer-page16": (("--scheduler-policy", "seer", "--page-size", "16", "--disable-overlap-schedule"), {}),
+    "seer": (CARELESS, {}),
+    "seer-page16": ((*CARELESS, "--page-size", "16", "--disable-overlap-schedule"), {}),
     # What a GPU would do, as far as a CPU can: Triton kernels through the interpreter, a few widths, each with its own
     # attention state. Graphs are what is missing.
     "as-on-gpu": (

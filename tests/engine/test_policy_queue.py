@@ -14,9 +14,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sglang_seer.context import GroupTable
+from sglang_seer.context import ContextLengths
 from sglang_seer.engine.policy import WAITING, SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
+from sglang_seer.schedule import Rules
 from sglang_seer.status import STATUS
 
 
@@ -47,9 +48,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize(observe=st.booleans())
     def start(self, observe: bool) -> None:
-        self.groups = GroupTable()
+        self.lengths = ContextLengths()
         self.policy = SeerSchedulePolicy(
-            StockPolicy(), RequestStates(0), self.groups, starvation_limit=5, observe_only=observe
+            StockPolicy(), RequestStates(0), self.lengths, rules=Rules(starvation_limit=5), observe_only=observe
         )
         self.queue: list[Request] = []
         self.running: list[Request] = []
@@ -84,11 +85,11 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data(), length=st.integers(1, 20))
     def finish(self, data: st.DataObject, length: int) -> None:
         request = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
-        self.groups.finish(f"group{request.origin_input_ids_unpadded[0]}", length)
+        self.lengths.finish(f"group{request.origin_input_ids_unpadded[0]}", length)
 
     @rule()
     def flush(self) -> None:
-        self.groups.clear()
+        self.lengths.clear()
 
     @rule()
     def schedule(self) -> None:
@@ -122,7 +123,7 @@ def test_a_tail_that_left_and_came_back_is_no_sign_of_peace() -> None:
     tail = machine.queue[-1]
     other = machine.queue[0]
     machine.queue.clear()  # `other` was aborted, `tail` admitted
-    machine.groups.finish("g", 3)
+    machine.lengths.finish("g", 3)
     machine.queue.append(tail)
     machine.schedule()
     assert machine.queue == [tail] and other is not tail

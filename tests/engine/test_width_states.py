@@ -1,6 +1,7 @@
 """Swapping the state of a width.
 
-Graphs need a GPU: the runner and its graphs are stand-ins here, the config bag is SGLang's. The same code over a real model runner, without graphs, is in test_equality.py.
+Graphs need a GPU: the runner and its graphs are stand-ins here, the config bag is SGLang's. The same code over a real
+model runner, without graphs, is in test_equality.py.
 """
 
 from __future__ import annotations

@@ -2,72 +2,95 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang_seer.schedule import Snapshot, Waiting, WaitingGroups, decide
+from sglang_seer.context import ContextLengths, LengthModel, LongestSibling
+from sglang_seer.schedule import Rules, Snapshot, Waiting, WaitingQueue, decide
 
 LIMIT = 100
+MODELS: list[Callable[[], LengthModel]] = [LongestSibling, ContextLengths]
 
 
-def naive_order(snapshot: Snapshot, starvation_limit: int) -> list[Waiting]:
-    """The definition, class by class, without any thought of speed."""
+def grouped(entries: list[Waiting]) -> dict[str, list[Waiting]]:
+    by_group: dict[str, list[Waiting]] = {}
+    for entry in sorted(entries):
+        by_group.setdefault(entry.group, []).append(entry)
+    return by_group
+
+
+def naive_order(snapshot: Snapshot, rules: Rules) -> list[int]:
+    """The definition, request by request, without any thought of speed: arrivals, best first."""
+    lengths = snapshot.lengths
     everyone = [entry for members in snapshot.waiting.values() for entry in members]
-    overdue = []
+    overdue = [entry for entry in everyone if snapshot.admitted - entry.admitted_before >= rules.starvation_limit]
+    keys: list[tuple[float, ...]] = [(0, entry.admitted_before, entry.arrival) for entry in overdue]
     for entry in everyone:
-        older_in_group = [other for other in snapshot.waiting[entry.group] if other.arrival <= entry.arrival]
-        if all(snapshot.admitted - other.admitted_before >= starvation_limit for other in older_in_group):
-            overdue.append(entry)
-    left = [entry for entry in everyone if entry not in overdue]
-    started = {entry.group for entry in overdue} | set(snapshot.running) | set(snapshot.longest_tokens)
-    probes = [
-        entry
-        for entry in left
-        if entry.group not in started
-        and entry.arrival == min(other.arrival for other in left if other.group == entry.group)
-    ]
-    rest = [entry for entry in left if entry not in probes]
-
-    def group_key(entry: Waiting) -> tuple[int, int, int]:
-        limit = min(other for other in rest if other.group == entry.group).limit_tokens
-        estimate = min(snapshot.longest_tokens.get(entry.group, limit), limit)
-        first = min(other.arrival for other in rest if other.group == entry.group)
-        return (-estimate, first, entry.arrival)
-
-    return (
-        sorted(overdue, key=lambda e: e.arrival)
-        + sorted(probes, key=lambda e: (e.generated_tokens, e.arrival))
-        + sorted(rest, key=group_key)
-    )
+        if entry in overdue:
+            continue
+        siblings = [other for other in snapshot.waiting[entry.group] if other not in overdue]
+        ahead = snapshot.running.get(entry.group, 0)
+        ahead += sum(other.group == entry.group for other in overdue)
+        probes: list[Waiting] = []
+        for place, candidate in enumerate(siblings):
+            tells, behind = lengths.information(entry.group, ahead + place), len(siblings) - place - 1
+            step = rules.resolution * math.log(2)
+            if tells != math.inf and (tells * behind) / (behind + 1) <= step:
+                break
+            probes.append(candidate)
+        if entry in probes:
+            tried = lengths.finished(entry.group) + ahead + probes.index(entry)
+            keys.append((1, tried, entry.generated_tokens, entry.arrival))
+            continue
+        alike = [
+            other
+            for other in siblings
+            if other not in probes
+            and (other.generated_tokens, other.limit_tokens) == (entry.generated_tokens, entry.limit_tokens)
+        ]
+        first = min(other.arrival for other in alike)
+        expected = lengths.expected_tokens(entry.group, entry.limit_tokens)
+        if entry.generated_tokens:
+            expected = lengths.remaining(entry.group, entry.generated_tokens, entry.limit_tokens, member=first).mean
+        keys.append((2, rules.rank(expected), first, entry.arrival))
+    return [int(key[-1]) for key in sorted(keys)]
 
 
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
+    lengths = draw(st.sampled_from(MODELS))()
     names = [f"g{i}" for i in range(draw(st.integers(1, 5)))]
-    count = draw(st.integers(0, 25))
-    groups = WaitingGroups()
-    for arrival in draw(st.permutations(range(count))):
-        groups.add(
-            Waiting(
-                arrival=arrival,
-                group=draw(st.sampled_from(names)),
-                generated_tokens=draw(st.integers(0, 3)),
-                limit_tokens=draw(st.sampled_from([LIMIT, 2 * LIMIT])),
-                admitted_before=draw(st.integers(0, 20)),
-            )
+    entries = [
+        Waiting(
+            arrival=arrival,
+            group=draw(st.sampled_from(names)),
+            generated_tokens=draw(st.integers(0, 3)),
+            limit_tokens=draw(st.sampled_from([LIMIT, 2 * LIMIT])),
+            admitted_before=draw(st.integers(0, 20)),
         )
-    estimates = {name: draw(st.integers(1, 3 * LIMIT)) for name in names if draw(st.booleans())}
-    running = frozenset(name for name in names if draw(st.booleans()))
-    return Snapshot(groups.by_group, estimates, running, admitted=draw(st.integers(20, 40)))
+        for arrival in range(draw(st.integers(0, 25)))
+    ]
+    for name in names:
+        for length in draw(st.lists(st.integers(1, 2 * LIMIT), max_size=4)):
+            lengths.finish(name, length, limit_tokens=2 * LIMIT)
+        for member, length in enumerate(draw(st.lists(st.integers(1, 2 * LIMIT), max_size=2))):
+            lengths.progress(name, member, length)
+    running = {name: count for name in names if (count := draw(st.integers(0, 2)))}
+    return Snapshot(grouped(entries), lengths, running, admitted=draw(st.integers(20, 40)))
 
 
-@given(snapshots(), st.integers(1, 50))
+rules_of = st.builds(Rules, starvation_limit=st.integers(1, 50), resolution=st.sampled_from([0.0, 0.1, 0.25, 1.0]))
+
+
+@given(snapshots(), rules_of)
 @settings(max_examples=300, deadline=None)
-def test_order_is_that_of_the_definition(snapshot: Snapshot, starvation_limit: int) -> None:
-    assert list(decide(snapshot, starvation_limit=starvation_limit).order) == naive_order(snapshot, starvation_limit)
+def test_order_is_that_of_the_definition(snapshot: Snapshot, rules: Rules) -> None:
+    assert [entry.arrival for entry in decide(snapshot, rules).order] == naive_order(snapshot, rules)
 
 
 @given(snapshots(), st.randoms(use_true_random=False))
@@ -75,26 +98,37 @@ def test_order_is_that_of_the_definition(snapshot: Snapshot, starvation_limit: i
 def test_input_order_changes_nothing_and_nothing_is_lost(snapshot: Snapshot, rng: random.Random) -> None:
     groups = list(snapshot.waiting.items())
     rng.shuffle(groups)
-    shuffled = Snapshot(dict(groups), snapshot.longest_tokens, snapshot.running, snapshot.admitted)
+    shuffled = Snapshot(dict(groups), snapshot.lengths, snapshot.running, snapshot.admitted)
     decision = decide(snapshot)
     assert decide(shuffled).order == decision.order
     everyone = sorted(entry for members in snapshot.waiting.values() for entry in members)
     assert sorted(decision.order) == everyone
 
 
+@given(snapshots(), rules_of)
+@settings(max_examples=100, deadline=None)
+def test_every_place_has_the_reason_of_its_class(snapshot: Snapshot, rules: Rules) -> None:
+    decision = decide(snapshot, rules)
+    classes = [decision.reason(place).split(":")[0] for place in range(len(decision.order))]
+    rest = len(decision.order) - decision.overdue - decision.probes
+    assert classes == ["overdue"] * decision.overdue + ["probe"] * decision.probes + ["longest first"] * rest
+    with pytest.raises(ValueError, match="place: got"):
+        decision.reason(len(decision.order))
+
+
 def _overtaken(starvation_limit: int, rounds: int) -> int:
-    """Admissions before a short group's second member runs, while a longer group keeps getting new members."""
-    groups = WaitingGroups()
-    groups.add(Waiting(0, "short", 0, LIMIT, 0))
-    estimates = {"short": 1, "long": 99}
+    """Admissions before a short group's member runs, while a longer group keeps getting new members."""
+    lengths = LongestSibling()
+    lengths.finish("short", 1)
+    lengths.finish("long", 99)
+    queue = WaitingQueue(lengths, Rules(starvation_limit=starvation_limit))
+    queue.add(Waiting(0, "short", 0, LIMIT, 0))
     for admitted in range(rounds):
-        groups.add(Waiting(admitted + 1, "long", 0, LIMIT, admitted))
-        first = decide(
-            Snapshot(groups.by_group, estimates, frozenset(), admitted), starvation_limit=starvation_limit
-        ).order[0]
+        queue.add(Waiting(admitted + 1, "long", 0, LIMIT, admitted))
+        first = queue.decide({}, admitted).order[0]
         if first.group == "short":
             return admitted
-        groups.remove(first)
+        queue.remove(first)
     return rounds
 
 
@@ -106,28 +140,25 @@ def test_without_the_guard_the_short_group_starves() -> None:
     assert _overtaken(starvation_limit=10**9, rounds=100) == 100
 
 
-def test_probe_first_then_longest() -> None:
-    groups = WaitingGroups()
-    for arrival, (name, generated) in enumerate([("a", 0), ("a", 0), ("b", 5), ("b", 0), ("c", 0)]):
-        groups.add(Waiting(arrival, name, generated, LIMIT, 0))
-    decision = decide(Snapshot(groups.by_group, {"c": 7}, frozenset()))
+def test_probe_first_then_longest_under_the_papers_rule() -> None:
+    entries = [
+        Waiting(arrival, name, generated, LIMIT, 0)
+        for arrival, (name, generated) in enumerate([("a", 0), ("a", 0), ("b", 5), ("b", 0), ("c", 0)])
+    ]
+    lengths = LongestSibling()
+    lengths.finish("c", 7)
+    decision = decide(Snapshot(grouped(entries), lengths))
     # Probes of a and b, fewest generated tokens first; then unknown groups as long as the limit; c is known and short.
     assert [entry.arrival for entry in decision.order] == [0, 2, 1, 3, 4]
     assert (decision.overdue, decision.probes) == (0, 2)
+    assert decision.reason(0) == "probe: nothing is known of its group"
+    assert decision.reason(4) == "longest first: 7 tokens expected (1 siblings finished)"
 
 
-def test_waiting_groups_refuse_doubles_and_strangers() -> None:
-    groups = WaitingGroups()
-    entry = Waiting(1, "a", 0, LIMIT, 0)
-    groups.add(entry)
-    with pytest.raises(ValueError, match="waits already"):
-        groups.add(entry)
-    groups.remove(entry)
-    assert len(groups) == 0 and not groups.by_group
-    with pytest.raises(ValueError, match="does not wait"):
-        groups.remove(entry)
-
-
-def test_impossible_starvation_limit() -> None:
-    with pytest.raises(ValueError, match="starvation_limit: got 0"):
-        decide(Snapshot({}), starvation_limit=0)
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [({"starvation_limit": 0}, "starvation_limit: got 0"), ({"resolution": -0.5}, "resolution: got -0.5")],
+)
+def test_impossible_rules(rules: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Rules(**rules)  # type: ignore[arg-type]

@@ -1,0 +1,163 @@
+"""Which waiting requests may join without the KV pool overflowing later, and who goes if it does.
+
+Stock SGLang reserves min(limit, 4096) x ratio tokens a request and retracts when that was wrong. Here every request
+brings a distribution of the tokens it still needs, and the pool is looked at over all time to come, as if every running
+request gained one token a step:
+
+    use(t) = sum over requests that are still there after t tokens of (kv now + reserve + t)
+
+A batch is safe when, at each of a few times, use(t) exceeds the pool with a chance of at most `risk`. Any of three
+bounds will do: the plan in which each request stays until its own quantile of 1 - risk / n (Bonferroni; whatever
+depends on what), Bernstein's inequality (independent requests), and from eight requests on the normal quantile with a
+correction for skew (Cornish and Fisher; an approximation for independent ones, the sharpest for many). Requests that
+yield at a chunk boundary free their place there, so they count until then only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import log
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from sglang_seer.context import Remaining
+
+# Quantiles that stand for a distribution, which is taken as even between two of them.
+LEVELS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.97, 0.985, 0.995, 1.0)
+_TIMES = 40
+_BLOCK = 64
+# Fewer are no crowd: their sum is far from normal.
+_MANY = 8
+DEFAULT_RISK = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a request holds of the KV pool, and for how long.
+
+    kv_tokens: held now; of a waiting request, after its prefill. remaining_tokens: quantiles at LEVELS of the tokens
+    still to come. reserve_tokens: held besides, for the drafts of a step. chunk_tokens: tokens until it yields, None if
+    it does not. cached_tokens: of kv_tokens, those that stay in the prefix cache if it is retracted.
+    """
+
+    kv_tokens: int
+    remaining_tokens: tuple[float, ...]
+    reserve_tokens: int = 0
+    chunk_tokens: int | None = None
+    cached_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("kv_tokens", "reserve_tokens", "cached_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, wanted 0 or more")
+        if self.cached_tokens > self.kv_tokens:
+            raise ValueError(f"cached_tokens: got {self.cached_tokens}, wanted at most kv_tokens = {self.kv_tokens}")
+        if self.chunk_tokens is not None and self.chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens: got {self.chunk_tokens}, wanted at least 1, or None")
+        points = self.remaining_tokens
+        if len(points) != len(LEVELS) or points[0] <= 0 or any(a > b for a, b in pairwise(points)):
+            raise ValueError(f"remaining_tokens: got {points}, wanted {len(LEVELS)} positive numbers, ascending")
+
+    @classmethod
+    def of(
+        cls,
+        kv_tokens: int,
+        remaining: Remaining,
+        *,
+        reserve_tokens: int = 0,
+        chunk_tokens: int | None = None,
+        cached_tokens: int = 0,
+    ) -> Load:
+        points = tuple(remaining.quantile(level) for level in LEVELS)
+        return cls(kv_tokens, points, reserve_tokens, chunk_tokens, cached_tokens)
+
+
+def admit(running: Sequence[Load], waiting: Sequence[Load], capacity_tokens: int, *, risk: float = DEFAULT_RISK) -> int:
+    """How many from the head of `waiting` may join the running batch.
+
+    capacity_tokens: size of the KV pool, what the running requests hold included. Whoever comes to run alone is
+    admitted whatever it needs, as nothing would run else. Cost: linear in the requests.
+    """
+    if not 0 < risk < 1:
+        raise ValueError(f"risk: got {risk}, wanted between 0 and 1")
+    if capacity_tokens < 1:
+        raise ValueError(f"capacity_tokens: got {capacity_tokens}, wanted at least 1")
+    admitted = 0
+    while admitted < len(waiting):
+        block = waiting[admitted : admitted + _BLOCK]
+        safe = _safe([*running, *waiting[:admitted]], block, capacity_tokens, risk)
+        if not running and not admitted:
+            safe[0] = True
+        # Part of a safe batch is safe, also where no bound is sharp enough to say so.
+        joined = int(np.flatnonzero(safe)[-1]) + 1 if safe.any() else 0
+        admitted += joined
+        if joined < len(block):
+            break
+    return admitted
+
+
+def _safe(running: Sequence[Load], waiting: Sequence[Load], capacity: int, risk: float) -> npt.NDArray[np.bool_]:
+    """[waiting] whether the batch is safe with all waiting requests up to this one."""
+    loads = [*running, *waiting]
+    held = np.array([load.kv_tokens + load.reserve_tokens for load in loads], dtype=np.float64)
+    chunks = np.array([load.chunk_tokens or np.inf for load in loads])
+    points = np.array([load.remaining_tokens for load in loads])
+    stays = np.minimum(points, chunks[:, None])
+    # Use falls only where somebody leaves: between two of these times it is at most that of those who are there at the
+    # first, grown until the second.
+    ends = np.unique(stays)
+    if len(ends) > _TIMES:
+        ends = ends[np.linspace(0, len(ends) - 1, _TIMES).astype(int)]
+    starts = np.concatenate(([0.0], ends[:-1]))
+    # [requests, times]: chance to be there still, and what it holds then.
+    there = _survival(points, starts) * (starts < chunks[:, None])
+    holds = held[:, None] + np.minimum(ends, stays[:, -1:])
+    first = len(running)
+    expected = np.cumsum(there * holds, axis=0)[first:]
+    doubt = there * (1 - there) * holds**2
+    variance = np.cumsum(doubt, axis=0)[first:]
+    third = np.cumsum(doubt * holds * (1 - 2 * there), axis=0)[first:]
+    largest = np.maximum.accumulate(np.where(doubt > 0, holds, 0.0), axis=0)[first:]
+    odds = log(1 / risk)
+    margin = largest * (odds / 3)
+    bernstein = expected + margin + np.sqrt(margin**2 + 2 * odds * variance)
+    z = NormalDist().inv_cdf(1 - risk)
+    crowd = expected + z * np.sqrt(variance) + (z * z - 1) / 6 * third / np.maximum(variance, 1e-9)
+    among = np.arange(first + 1, len(loads) + 1)
+    crowd[among < _MANY] = np.inf
+    level = np.searchsorted(LEVELS, 1 - risk / among - 1e-12)
+    plan = np.empty_like(bernstein)
+    for one in np.unique(level):
+        plan[level == one] = np.cumsum((stays[:, one, None] > starts) * holds, axis=0)[first:][level == one]
+    fits: npt.NDArray[np.bool_] = (np.minimum(np.minimum(bernstein, crowd), plan) <= capacity).all(axis=1)
+    return fits
+
+
+def _survival(points: npt.NDArray[np.float64], times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """[requests, times] chance that a request stays beyond each time. points: [requests, levels] its quantiles."""
+    survival = np.zeros((len(points), len(times)))
+    for level in range(1, len(LEVELS)):
+        low, high = points[:, level - 1, None], points[:, level, None]
+        share = np.clip((high - times) / np.maximum(high - low, 1e-9), 0.0, 1.0)
+        survival += (LEVELS[level] - LEVELS[level - 1]) * share
+    return np.minimum(survival, 1.0)
+
+
+def victims(running: Sequence[Load]) -> list[int]:
+    """The running requests in the order in which to retract them: least work lost first.
+
+    Lost is what must be computed again: KV that no prefix cache keeps. Among equals, whoever would have stayed longest
+    goes first, then the last in the sequence.
+    """
+    median = LEVELS.index(0.5)
+
+    def loss(place: int) -> tuple[int, float, int]:
+        load = running[place]
+        stay = load.remaining_tokens[median]
+        return load.kv_tokens - load.cached_tokens, -min(stay, load.chunk_tokens or stay), -place
+
+    return sorted(range(len(running)), key=loss)

@@ -1,0 +1,201 @@
+"""Admission against exact probabilities of small batches and random rollouts of large ones; who is retracted first."""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+from math import prod
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglang_seer.context.remaining import Exactly, LogNormal
+from sglang_seer.schedule import Load, admit, victims
+from sglang_seer.schedule.admission import LEVELS
+
+
+def exactly(kv: int, tokens: float, **more: int) -> Load:
+    return Load.of(kv, Exactly(tokens), **more)
+
+
+def peak(batch: list[tuple[int, float]]) -> float:
+    """Most KV that requests of (held now, tokens until they leave) hold together, gaining a token a step."""
+    return max(sum(held + end for held, stay in batch if stay >= end) for _, end in batch)
+
+
+def chance_of_overflow(batch: list[Load], capacity: int) -> float:
+    """By going through every combination of two places in each level, as the distribution is even within a level."""
+    outcomes = []
+    for load in batch:
+        points, cut = load.remaining_tokens, load.chunk_tokens or 1e9
+        ends = [
+            (min(low + (high - low) * (place + 0.5) / 2, cut), (upper - lower) / 2)
+            for (low, high), (lower, upper) in zip(pairwise(points), pairwise(LEVELS), strict=True)
+            for place in range(2)
+        ]
+        outcomes.append([((load.kv_tokens + load.reserve_tokens, end), weight) for end, weight in ends])
+    return sum(
+        prod(weight for _, weight in outcome)
+        for outcome in product(*outcomes)
+        if peak([one for one, _ in outcome]) > capacity
+    )
+
+
+@st.composite
+def loads(draw: st.DrawFn) -> Load:
+    points = sorted(draw(st.lists(st.integers(1, 1000), min_size=len(LEVELS), max_size=len(LEVELS))))
+    chunk = draw(st.none() | st.integers(1, 500))
+    return Load(draw(st.integers(0, 500)), tuple(map(float, points)), draw(st.integers(0, 20)), chunk)
+
+
+@given(
+    st.lists(loads(), max_size=1),
+    st.lists(loads(), min_size=1, max_size=2),
+    st.integers(1, 4000),
+    st.sampled_from([0.02, 0.1, 0.3]),
+)
+@settings(max_examples=150, deadline=None)
+def test_small_batches_keep_the_risk_exactly(
+    running: list[Load], waiting: list[Load], capacity: int, risk: float
+) -> None:
+    admitted = admit(running, waiting, capacity, risk=risk)
+    if admitted > (not running):
+        # Bounds are at each time; over all times together a batch of two has at most that many chances.
+        batch = running + waiting[:admitted]
+        assert chance_of_overflow(batch, capacity) <= risk * len(batch)
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "capacity", "admitted"),
+    [
+        # Two equals need 2 x (10 + 50) at their end.
+        ([exactly(10, 50)], [exactly(10, 50)], 120, 1),
+        ([exactly(10, 50)], [exactly(10, 50)], 119, 0),
+        # The first leaves at 20: then 2 x (10 + 20); the other alone reaches 10 + 60.
+        ([exactly(10, 20)], [exactly(10, 60)], 70, 1),
+        ([exactly(10, 20)], [exactly(10, 60)], 69, 0),
+        # Drafts of a step need room too.
+        ([exactly(10, 50, reserve_tokens=4)], [exactly(10, 50)], 124, 1),
+        ([exactly(10, 50, reserve_tokens=4)], [exactly(10, 50)], 123, 0),
+        # A request that yields after 5 tokens needs no more than those.
+        ([exactly(10, 50, chunk_tokens=5)], [exactly(10, 50)], 60, 1),
+        ([exactly(10, 50, chunk_tokens=5)], [exactly(10, 50)], 59, 0),
+        # The head waits: nobody goes past it.
+        ([exactly(10, 50)], [exactly(200, 50), exactly(1, 1)], 120, 0),
+        # Whoever would run alone runs.
+        ([], [exactly(500, 50), exactly(1, 1)], 120, 1),
+        ([exactly(1, 1)], [], 120, 0),
+        ([], [exactly(1, 9)] * 200, 1000, 100),
+    ],
+)
+def test_known_lengths_fill_the_pool_exactly(
+    running: list[Load], waiting: list[Load], capacity: int, admitted: int
+) -> None:
+    assert admit(running, waiting, capacity) == admitted
+
+
+@given(st.lists(loads(), max_size=6), st.lists(loads(), max_size=6), st.integers(1, 9000), st.integers(0, 3000))
+@settings(max_examples=150, deadline=None)
+def test_more_room_or_less_fear_admits_no_fewer(
+    running: list[Load], waiting: list[Load], capacity: int, more: int
+) -> None:
+    admitted = admit(running, waiting, capacity, risk=0.05)
+    assert admitted <= admit(running, waiting, capacity + more, risk=0.05)
+    assert admitted <= admit(running, waiting, capacity, risk=0.2)
+    assert admit(running, waiting[:admitted], capacity, risk=0.05) == admitted
+
+
+def fill(rng: np.random.Generator, requests: int, chunk: int | None, risk: float) -> tuple[float, float, float]:
+    """(overflow share, mean use of the pool at its peak, admitted) over random rollouts filled by `admit`.
+
+    Lengths are drawn from the very distributions that `admit` is given.
+    """
+    overflows, uses, count = [], [], []
+    for _ in range(60):
+        spread = 0.6
+        centres = rng.normal(7, 0.5, 3 * requests)
+        held = rng.integers(50, 500, 3 * requests)
+        done = rng.integers(0, 300, 3 * requests)
+        waiting = [
+            Load.of(int(kv), LogNormal(float(centre), spread, int(had), 20_000), chunk_tokens=chunk)
+            for centre, kv, had in zip(centres, held, done, strict=True)
+        ]
+        capacity = requests * 1500
+        admitted = admit([], waiting, capacity, risk=risk)
+        count.append(admitted)
+        for _ in range(20):
+            batch = []
+            for place in range(admitted):
+                response = LogNormal(float(centres[place]), spread, int(done[place]), 20_000)
+                stay = response.quantile(float(rng.random()))
+                batch.append((int(held[place]), min(stay, chunk or stay)))
+            uses.append(peak(batch) / capacity)
+            overflows.append(uses[-1] > 1)
+    return float(np.mean(overflows)), float(np.mean(uses)), float(np.mean(count))
+
+
+@pytest.mark.parametrize("chunk", [None, 500])
+@pytest.mark.parametrize("requests", [4, 10, 40])
+def test_random_rollouts_overflow_no_more_often_than_the_risk(requests: int, chunk: int | None) -> None:
+    """1,200 rollouts: a true risk of 8% would be seen as more than 5% with near certainty."""
+    overflow, use, _ = fill(np.random.default_rng(requests), requests, chunk, risk=0.05)
+    assert overflow <= 0.05
+    # A rule that admits next to nothing would pass the above.
+    assert use > (0.25 if requests == 4 else 0.5)
+
+
+def test_a_careless_risk_overflows() -> None:
+    overflow, _, careless = fill(np.random.default_rng(4), 40, None, risk=0.9)
+    _, _, careful = fill(np.random.default_rng(4), 40, None, risk=0.05)
+    assert overflow > 0.05 and careless > careful
+
+
+def test_reserving_the_limit_would_admit_far_fewer() -> None:
+    waiting = [Load.of(100, LogNormal(7.0, 0.6, 0, 20_000)) for _ in range(100)]
+    certain = [exactly(100, 20_000) for _ in range(100)]
+    assert admit([], waiting, 60_000) > 5 * admit([], certain, 60_000)
+
+
+def test_victims_lose_least_work_first() -> None:
+    running = [
+        exactly(900, 10, cached_tokens=850),  # loses 50
+        exactly(30, 10),
+        exactly(200, 10),
+        exactly(200, 99),
+        exactly(200, 99, chunk_tokens=5),
+        exactly(200, 10),
+    ]
+    # Among equals whoever stays longest, then the newest.
+    assert victims(running) == [1, 0, 3, 5, 2, 4]
+    assert victims([]) == []
+
+
+@given(st.lists(loads(), max_size=8))
+def test_no_earlier_victim_loses_more(running: list[Load]) -> None:
+    order = victims(running)
+    lost = [running[place].kv_tokens - running[place].cached_tokens for place in order]
+    assert sorted(order) == list(range(len(running))) and lost == sorted(lost)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kv_tokens": -1}, "kv_tokens: got -1"),
+        ({"reserve_tokens": -2}, "reserve_tokens: got -2"),
+        ({"cached_tokens": 11}, "cached_tokens: got 11, wanted at most kv_tokens = 10"),
+        ({"chunk_tokens": 0}, "chunk_tokens: got 0"),
+        ({"remaining_tokens": (5.0,)}, "remaining_tokens: got"),
+        ({"remaining_tokens": (5.0,) * 16 + (4.0,)}, "ascending"),
+    ],
+)
+def test_impossible_loads(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Load(**({"kv_tokens": 10, "remaining_tokens": (5.0,) * 17} | wrong))  # type: ignore[arg-type]
+
+
+def test_impossible_pools_and_risks() -> None:
+    with pytest.raises(ValueError, match="risk: got 1"):
+        admit([], [], 10, risk=1)
+    with pytest.raises(ValueError, match="capacity_tokens: got 0"):
+        admit([], [], 0)
