@@ -17,6 +17,7 @@ from sglang_seer.engine.admission import Admission, adder_class
 from sglang_seer.engine.launch import ALGORITHM, POLICY, STOCK_POLICY, config_of
 from sglang_seer.engine.policy import SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
+from sglang_seer.engine.sharing import Lengths
 from sglang_seer.patches import lines
 from sglang_seer.plugin import config_from_environment
 from sglang_seer.schedule import Rules
@@ -116,7 +117,7 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
         STATUS.sglang_version,
         " and ".join(STATUS.parts) or "decisions are computed and not applied",
         asked if asked == POLICY else f"{asked}, replaced by {POLICY}",
-        config,
+        ", ".join(f"{name} = {value}" for name, value in config.shown().items()),
     )
 
 
@@ -142,15 +143,23 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
                 drafts.drop(request)
             continue
         earlier = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens
-        _state.lengths.finish(
-            state.identity.group,
-            earlier + len(request.output_ids),
-            member=state.arrival,
-            limit_tokens=state.identity.limit_tokens,
-        )
+        length, limit = earlier + len(request.output_ids), state.identity.limit_tokens
+        _state.lengths.finish(state.identity.group, length, member=state.arrival, limit_tokens=limit)
         STATUS.counters["finished"] += 1
         if drafts is not None:
-            drafts.append([request], [()])
+            cut = request.finished_reason.to_json()["type"] == "length" and length < limit
+            drafts.finish(request, length, whole=not cut)
+
+
+def learn_lengths(lengths: Lengths) -> None:
+    """Lengths of siblings that ended on other engines; called at the same step on every rank."""
+    if _state is None:
+        return
+    for group, length in lengths.tolist():
+        identity = _state.states.identity_of(group)
+        if identity is not None:
+            _state.lengths.finish(identity.group, length, limit_tokens=identity.limit_tokens)
+            STATUS.counters["finished_elsewhere"] += 1
 
 
 def get_prefill_adder_class(stock: type, _scheduler: Any) -> type:

@@ -6,12 +6,13 @@ decoding path.
 """
 
 from sglang_seer.draft.bus.address import parse_address, without_password
-from sglang_seer.draft.bus.deltas import Deltas, deltas
+from sglang_seer.draft.bus.deltas import MOST_REQUESTS, Deltas, deltas
 from sglang_seer.draft.bus.opening import share_text
 from sglang_seer.draft.bus.protocol import BusError, Keeping, TokenBus
 from sglang_seer.draft.bus.shared import Arrived, Pace, SharedText
 
 __all__ = [
+    "MOST_REQUESTS",
     "Arrived",
     "BusError",
     "Deltas",

@@ -44,8 +44,8 @@ class Group:
 class Assembler:
     """Delivered text of the groups that are followed.
 
-    finished: (group, length in tokens) of responses that ended, for the caller to take away. dropped: items that were
-    not used, by reason. repaired_tokens: what was held back and delivered later.
+    finished: (group, request, length in tokens) of responses that ended, for the caller to take away. dropped: items
+    that were not used, by reason. repaired_tokens: what was held back and delivered later.
     """
 
     def __init__(self, *, vocab_size: int, patience_s: float = 2.0, most_held_tokens: int = 1 << 20) -> None:
@@ -55,7 +55,7 @@ class Assembler:
         self._most_held_tokens = most_held_tokens
         self._held_tokens = 0
         self._groups: dict[int, Group] = {}
-        self.finished: list[tuple[int, int]] = []
+        self.finished: list[tuple[int, int, int]] = []
         self.dropped: Counter[str] = Counter()
         self.repaired_tokens = 0
         self.skipped_holes = 0
@@ -173,8 +173,8 @@ class Assembler:
         group = self._groups[number]
         end = group.ends.get(request, 0)
         fresh = piece[end - offset :]
-        # A response has one end: what a bad message adds behind it or says of it again does not count.
-        news = finished and request not in group.finished and offset + len(piece) >= end
+        # A response has one end. Text may reach behind it: an engine sends tokens before it sees that they stop.
+        news = finished and request not in group.finished
         if not len(fresh) and not news:
             self.dropped["duplicate"] += 1
             return
@@ -184,7 +184,7 @@ class Assembler:
             group.ends[request] = end + len(fresh)
         if news:
             group.finished.add(request)
-            self.finished.append((number, end + len(fresh)))
+            self.finished.append((number, request, offset + len(piece)))
 
     def _drain(self, out: list[Item], number: int, request: int) -> None:
         """Deliver what was held back and has no hole before it now."""

@@ -48,8 +48,13 @@ class History:
                 response = responses[request] = Response(offset)
             fresh = piece[response.end - offset :]
             response.tokens.frombytes(fresh.tobytes())
-            response.finished |= finished
             self.num_tokens += len(fresh)
+            if finished:
+                response.finished = True
+                # What was sent behind the end is no part of the response.
+                behind = response.tokens[max(offset + len(piece) - response.base, 0) :]
+                del response.tokens[len(response.tokens) - len(behind) :]
+                self.num_tokens -= len(behind)
         for group in dict.fromkeys(columns[0]):
             self._groups.move_to_end(group)
             self._touched_s[group] = now_s

@@ -43,11 +43,11 @@ class Pace:
 class Arrived:
     """text: new pieces, each response from its start and without holes; groups are subscribed ones.
 
-    finished: (group, length in tokens) of responses that ended elsewhere.
+    finished: (group, request, length in tokens) of responses that ended elsewhere.
     """
 
     text: Deltas = NOTHING
-    finished: tuple[tuple[int, int], ...] = ()
+    finished: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +127,7 @@ class SharedText:
     def take(self, most_tokens: int = 8192) -> Arrived:
         """What has arrived, oldest first; at least one parcel if there is any, and no more than so many tokens then."""
         text: list[Deltas] = []
-        finished: list[tuple[int, int]] = []
+        finished: list[tuple[int, int, int]] = []
         taken = 0
         carried_out = self._carried_out
         if self._left and not self._inbox:

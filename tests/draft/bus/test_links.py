@@ -182,7 +182,7 @@ class LinkMachine(RuleBasedStateMachine):
             text = self.delivered.setdefault((group, request), [])
             assert offset == len(text), "a hole or a repetition was delivered"
             text += piece.tolist()
-        self.lengths += self.assembler.finished
+        self.lengths += [(group, length) for group, _, length in self.assembler.finished]
         self.assembler.finished = []
 
     @invariant()
