@@ -166,10 +166,7 @@ def engine_of(
                 environment = {"SGLANG_PLATFORM": "seer_cpu", "HF_HUB_OFFLINE": "1", **extra}
                 if name in CUSTOMIZED:
                     environment["PYTHONPATH"] = os.pathsep.join([str(folder / name), *existing_path()])
-                if name.startswith("redis"):
-                    url = request.getfixturevalue("redis_server").url
-                else:
-                    url = f"ipc://{folder}/bus"
+                url = request.getfixturevalue("redis_server").url if name.startswith("redis") else f"ipc://{folder}/bus"
                 flags = tuple(re.sub("(ipc|redis)-url", url, flag) for flag in flags)
                 plan = ServerPlan(
                     label=name, port=pick_port(None), flags=(*COMMON_FLAGS, *flags), environment=environment

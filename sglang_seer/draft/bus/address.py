@@ -38,6 +38,8 @@ def parse_address(url: str) -> Address:
         problem = "tcp needs a host and a port"
     elif parts.scheme.startswith("redis") and not parts.hostname:
         problem = "redis needs a host"
+    elif parts.scheme.startswith("redis") and not (parts.path.strip("/") or "0").isdigit():
+        problem = f"database {parts.path.strip('/')!r} is no number"
     if problem:
         raise ValueError(f"bus: got {without_password(url)!r}: {problem}; wanted one of {_WANTED}")
     if parts.scheme == "inproc":

@@ -33,6 +33,8 @@ from sglang_seer.draft.bus.wire import (
 BEAT_S = 0.5
 # A writer that hears nothing of a reader for so long forgets it.
 SILENCE_S = 10.0
+# Groups and requests that one Interest names, at most 15 bytes each; a group of more requests is a message of its own.
+MOST_ENTRIES = 32_768
 Address = bytes
 
 
@@ -183,7 +185,7 @@ class Link:
         try:
             new = text_deltas(frame)
         except BadFrame as error:
-            self._traffic.dropped[error.kind] += 1
+            self._traffic.drop(error)
             return None
         self._traffic.arrived(len(new.tokens), age_ms(frame.stamp_ms, time.time()))
         return new
@@ -201,14 +203,29 @@ class Link:
             self.outgoing.append(pack(Beat(self._version, self._sender, self._received, self._interest)))
 
     def _state(self, wanted: list[int], unwanted: list[int], *, whole: bool = False) -> None:
+        """Say what is wanted, in messages that no limit on size drops."""
+        offsets: list[tuple[int, dict[int, int]]] = []
+        entries = 0
+        for group in wanted:
+            known = dict(self._known(group))
+            if offsets and entries + len(known) > MOST_ENTRIES:
+                self._say(offsets, [], whole=whole)
+                offsets, entries, whole = [], 0, False
+            offsets.append((group, known))
+            entries += 1 + len(known)
+        self._say(offsets, unwanted[:MOST_ENTRIES], whole=whole)
+        for start in range(MOST_ENTRIES, len(unwanted), MOST_ENTRIES):
+            self._say([], unwanted[start : start + MOST_ENTRIES], whole=False)
+
+    def _say(self, wanted: list[tuple[int, dict[int, int]]], unwanted: list[int], *, whole: bool) -> None:
         self._interest += 1
-        offsets = [(group, dict(self._known(group))) for group in wanted]
-        self.outgoing.append(pack(Interest(self._version, self._sender, self._interest, whole, offsets, unwanted)))
+        frame = Interest(self._version, self._sender, self._interest, whole, wanted, unwanted)
+        self.outgoing.append(pack(frame))
 
 
 def _unpacked(data: bytes, traffic: Traffic) -> Frame | None:
     try:
         return unpack(data)
     except BadFrame as error:
-        traffic.dropped[error.kind] += 1
+        traffic.drop(error)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 
 from sglang_seer.draft.bus.address import parse_address, without_password
 from sglang_seer.draft.bus.protocol import BusError, Keeping, Known, TokenBus
@@ -44,6 +45,8 @@ def share_text(
 
             return InprocBus(address.place, version=version, known=known, keeping=kept)
         if address.kind == "redis":
+            if find_spec("redis") is None:
+                raise BusError("bus: Redis needs the client: pip install 'sglang-seer[redis]'")
             from sglang_seer.draft.bus.redis_bus import RedisBus
 
             return RedisBus(address, version=version, known=known, keeping=kept, required=required)

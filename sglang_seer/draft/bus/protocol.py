@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sglang_seer.draft.bus.deltas import Deltas
+from sglang_seer.draft.bus.wire import BadFrame
+
+logger = logging.getLogger("sglang_seer")
 
 Known = Callable[[int], Mapping[int, int]]
 """Of a subscribed group: offset by request up to which its text has been delivered here."""
@@ -75,6 +79,12 @@ class Traffic:
     lag_ms: float = 0.0
     repairs: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, error: BadFrame) -> None:
+        """Count a message that is not used; an engine of another version is said plainly, once."""
+        self.dropped[error.kind] += 1
+        if error.kind == "protocol" and self.dropped["protocol"] == 1:
+            logger.warning("seer: token bus: %s; its text is not used: run one version of sglang-seer on a bus", error)
 
     def arrived(self, tokens: int, age_ms: float) -> None:
         """Text of another engine arrived, so long after it was sent."""

@@ -85,6 +85,9 @@ class RedisBus:
                 raise BusError(message) from error
             logger.warning("seer: %s; drafting goes on from local text until it can", message)
             self._failed(error)
+        except (TypeError, ValueError) as error:
+            # redis-py's answer to options behind the question mark that it does not know.
+            raise BusError(f"bus: {without_password(self._url)}: {error}") from error
 
     def publish(self, new: Deltas) -> None:
         self._history.append(new, time.monotonic())
@@ -271,7 +274,7 @@ class RedisBus:
                 if len(entries) == READ_ENTRIES:
                     self._read_s = -float("inf")
                 for place, fields in entries:
-                    new = self._text(group, place, fields[FIELD] if isinstance(fields, dict) else fields[1])
+                    new = self._text(group, place, fields.get(FIELD, b"") if isinstance(fields, dict) else fields[1])
                     if new is not None:
                         arrived.append(new)
         # Many small entries: what follows works on columns.
@@ -300,7 +303,7 @@ class RedisBus:
             if not (new.groups == group).all():
                 raise BadFrame("foreign", "text of another group")
         except BadFrame as error:
-            self.traffic.dropped[error.kind] += 1
+            self.traffic.drop(error)
             return None
         self.traffic.arrived(len(new.tokens), max(time.time() * 1e3 - int(place.partition(b"-")[0]), 0.0))
         return new

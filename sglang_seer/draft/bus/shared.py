@@ -125,7 +125,7 @@ class SharedText:
         self._restarted = self._given
 
     def take(self, most_tokens: int = 8192) -> Arrived:
-        """What has arrived, oldest first; at least one parcel if there is any, and no more than so many tokens then."""
+        """What has arrived, oldest first: one item if there is any, and more up to so many tokens."""
         text: list[Deltas] = []
         finished: list[tuple[int, int, int]] = []
         taken = 0
@@ -139,6 +139,9 @@ class SharedText:
                     break
                 parcel = self._inbox.popleft()
                 whole = parcel.arrived.text
+                if taken and len(whole) and taken + whole.lengths[0] > most_tokens:
+                    self._inbox.appendleft(parcel)
+                    break
                 if taken + len(whole.tokens) > most_tokens and len(whole) > 1:
                     part, rest = whole.split(most_tokens - taken, len(whole) - 1)
                     self._inbox.appendleft(replace(parcel, arrived=Arrived(rest, parcel.arrived.finished)))
