@@ -75,6 +75,10 @@ class Assembler:
         self._groups = {group: Group() for group in self._groups}
         self._held_tokens = 0
 
+    def __contains__(self, group: int) -> bool:
+        """Whether the group is followed."""
+        return group in self._groups
+
     @property
     def groups(self) -> list[int]:
         """Groups that are followed."""

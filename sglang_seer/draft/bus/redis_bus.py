@@ -26,7 +26,7 @@ from sglang_seer.draft.bus.address import Address, without_password
 from sglang_seer.draft.bus.deltas import Deltas, concatenate
 from sglang_seer.draft.bus.history import History
 from sglang_seer.draft.bus.protocol import BusError, Keeping, Known, Traffic
-from sglang_seer.draft.bus.wire import BadFrame, Text, pack, text_deltas, text_frames, unpack
+from sglang_seer.draft.bus.wire import BadFrame, Text, group_texts, many_deltas, pack, unpack
 
 logger = logging.getLogger("sglang_seer")
 
@@ -35,6 +35,8 @@ FIELD = b"t"
 MOST_ENTRIES = 16_384
 # Sent with the first entry and then with one of so many: it is a quarter of a small command.
 TRIM_EVERY = 64
+# Least time between two round trips that write, and two that read: an entry costs as much as a dozen tokens.
+SEND_S = 0.1
 READ_S = 0.05
 READ_ENTRIES = 512
 TIMEOUT_S = 1.0
@@ -68,15 +70,15 @@ class RedisBus:
         self._backoff_s, self._retry_s = FIRST_BACKOFF_S, -float("inf")
         self._problem = ""
         self._reconnects = self._refused = 0
-        # Of own responses, what the server has acknowledged; groups with more; last entry read of each stream.
-        self._acknowledged: dict[int, dict[int, tuple[int, bool]]] = {}
-        self._waiting: dict[int, None] = {}
+        # Own text to be sent, and groups of which the server may lack something: those are sent from their start.
+        self._fresh: list[Deltas] = []
+        self._doubtful: dict[int, None] = {}
         self._entries: dict[int, int] = {}
         self._places: dict[int, bytes] = {}
         self._reread_s: dict[int, float] = {}
         self._alive_s: dict[int, float] = {}
         self._keys: dict[int, bytes] = {}
-        self._read_s = self._refused_until_s = self._kept_s = -float("inf")
+        self._read_s = self._sent_s = self._refused_until_s = self._kept_s = -float("inf")
         try:
             self._connect()
         except ERRORS as error:
@@ -91,7 +93,10 @@ class RedisBus:
 
     def publish(self, new: Deltas) -> None:
         self._history.append(new, time.monotonic())
-        self._waiting.update(dict.fromkeys(new.groups.tolist()))
+        if self._connected:
+            self._fresh.append(new)
+        else:
+            self._doubtful.update(dict.fromkeys(new.groups.tolist()))
 
     def subscribe(self, groups: Sequence[int]) -> None:
         for group in groups:
@@ -112,13 +117,14 @@ class RedisBus:
 
     def drop_group(self, group: int) -> None:
         self._history.drop_group(group)
-        for table in (self._acknowledged, self._waiting, self._entries):
+        for table in (self._doubtful, self._entries):
             table.pop(group, None)
 
     def drop_version(self, version: int) -> None:
         self._version = version
         self._history.clear()
-        for table in (self._acknowledged, self._waiting, self._entries, self._alive_s, self._reread_s, self._keys):
+        self._fresh.clear()
+        for table in (self._doubtful, self._entries, self._alive_s, self._reread_s, self._keys):
             table.clear()
         self._places = dict.fromkeys(self._places, _START)
 
@@ -174,8 +180,7 @@ class RedisBus:
         server = self._server_id()
         if self._server not in (None, server):
             # It may have lost its memory.
-            self._acknowledged.clear()
-            self._waiting.update(dict.fromkeys(self._history.groups))
+            self._doubtful.update(dict.fromkeys(self._history.groups))
             self._alive_s.clear()
             self._places = dict.fromkeys(self._places, _START)
         if self._server is not None:
@@ -205,55 +210,46 @@ class RedisBus:
             self._client.connection_pool.disconnect()
 
     def _send(self, now_s: float) -> None:
-        if not self._waiting or now_s < self._refused_until_s:
+        doubtful = list(self._doubtful)[:MOST_GROUPS] if now_s >= self._refused_until_s else []
+        if not (self._fresh or doubtful) or now_s - self._sent_s < SEND_S:
             return
+        self._sent_s = now_s
+        fresh = concatenate(self._fresh).merged()
+        self._fresh.clear()
+        if self._doubtful:
+            told = np.fromiter((group in self._doubtful for group in fresh.groups.tolist()), np.bool_, len(fresh))
+            fresh = fresh.select(~told)
+        parts = [fresh, *(self._history.since(group, {}) for group in doubtful)]
+        # Until the server says otherwise.
+        self._doubtful.update(dict.fromkeys(fresh.groups.tolist()))
         pipeline = self._client.pipeline(transaction=False)
-        sent: list[tuple[int, Deltas | None]] = []
-        for group in list(self._waiting)[:MOST_GROUPS]:
-            new = self._unacknowledged(group)
-            for text in text_frames(self._version, self._sender, new):
+        written: list[int] = []
+        for part in parts:
+            for group, text in group_texts(self._version, self._sender, part):
                 data = pack(text)
                 pipeline.execute_command("XADD", self._key(group), *self._trim(group), "*", FIELD, data)
+                written.append(group)
                 self.traffic.sent_bytes += len(data)
-                sent.append((group, None))
-            if group not in self._alive_s:
-                self._alive_s[group] = now_s
-                pipeline.execute_command("EXPIRE", self._key(group), max(int(self._ttl_s), 1))
-                sent.append((group, None))
-            sent.append((group, new))
-        results = iter(pipeline.execute(raise_on_error=False))
-        refused: Exception | None = None
-        failed: set[int] = set()
-        for group, all_of_it in sent:
-            if all_of_it is None:
-                result = next(results)
-                if isinstance(result, Exception):
-                    refused = result
-                    failed.add(group)
-            elif group not in failed:
-                self._acknowledge(group, all_of_it)
-        if refused is not None:
-            if not isinstance(refused, redis.ResponseError):
-                raise refused
+                if group not in self._alive_s:
+                    self._alive_s[group] = now_s
+                    pipeline.execute_command("EXPIRE", self._key(group), max(int(self._ttl_s), 1))
+                    written.append(group)
+            self.traffic.sent_tokens += len(part.tokens)
+        refused: dict[int, Exception] = {}
+        for group, result in zip(written, pipeline.execute(raise_on_error=False), strict=True):
+            if isinstance(result, Exception):
+                refused[group] = result
+        for group in (*doubtful, *written):
+            if group not in refused:
+                self._doubtful.pop(group, None)
+        self._problem = ""
+        for error in refused.values():
+            if not isinstance(error, redis.ResponseError):
+                raise error
             # Such as a full memory: what was refused stays here and is tried again.
-            self._refused += len(failed)
-            self._problem = _plain(refused)
+            self._problem = _plain(error)
             self._refused_until_s = now_s + REFUSED_S
-        else:
-            self._problem = ""
-
-    def _unacknowledged(self, group: int) -> Deltas:
-        known = self._acknowledged.get(group, {})
-        new = self._history.since(group, {request: end for request, (end, _) in known.items()})
-        told = [known.get(request, (0, False))[1] for request in new.requests.tolist()]
-        return new.select((new.lengths > 0) | (new.finished & ~np.array(told, dtype=np.bool_)))
-
-    def _acknowledge(self, group: int, new: Deltas) -> None:
-        known = self._acknowledged.setdefault(group, {})
-        for request, end, finished in zip(new.requests.tolist(), new.ends.tolist(), new.finished.tolist(), strict=True):
-            known[request] = (end, finished)
-        del self._waiting[group]
-        self.traffic.sent_tokens += len(new.tokens)
+        self._refused += len(refused)
 
     def _trim(self, group: int) -> tuple[object, ...]:
         count = self._entries.get(group, 0)
@@ -261,24 +257,61 @@ class RedisBus:
         return ("MAXLEN", "~", MOST_ENTRIES) if count % TRIM_EVERY == 0 else ()
 
     def _read(self) -> list[Deltas]:
-        arrived: list[Deltas] = []
+        texts: list[tuple[int, Text]] = []
         of_key = {self._key(group): group for group in self._places}
         pipeline = self._client.pipeline(transaction=False)
         for keys in self._together(of_key):
             places = [self._places[of_key[key]] for key in keys]
             pipeline.execute_command("XREAD", "COUNT", READ_ENTRIES, "STREAMS", *keys, *places)
+        now_ms = time.time() * 1e3
         for result in pipeline.execute():
             for key, entries in result or ():
                 group = of_key[key]
                 self._places[group] = entries[-1][0]
                 if len(entries) == READ_ENTRIES:
                     self._read_s = -float("inf")
-                for place, fields in entries:
-                    new = self._text(group, place, fields.get(FIELD, b"") if isinstance(fields, dict) else fields[1])
-                    if new is not None:
-                        arrived.append(new)
-        # Many small entries: what follows works on columns.
-        return [concatenate(arrived)] if arrived else []
+                for _, fields in entries:
+                    data = fields.get(FIELD, b"") if isinstance(fields, dict) else fields[1]
+                    if (text := self._text(data)) is not None:
+                        texts.append((group, text))
+                self.traffic.arrived(0, max(now_ms - int(entries[-1][0].partition(b"-")[0]), 0.0))
+        return self._deltas(texts)
+
+    def _text(self, data: bytes) -> Text | None:
+        self.traffic.received_bytes += len(data)
+        try:
+            frame = unpack(data)
+            if not isinstance(frame, Text):
+                raise BadFrame("foreign", "no text in a stream of text")
+            if frame.sender == self._sender:
+                return None
+            if frame.version != self._version:
+                raise BadFrame("stale", "text of other weights")
+        except BadFrame as error:
+            self.traffic.drop(error)
+            return None
+        return frame
+
+    def _deltas(self, texts: Sequence[tuple[int, Text]]) -> list[Deltas]:
+        """What is in the frames of these groups; there are many, so that columns are worth their while."""
+        if not texts:
+            return []
+        wanted = np.array([group for group, _ in texts])
+        try:
+            new = many_deltas([text for _, text in texts])
+            wanted = np.repeat(wanted, [len(text.requests) // 4 for _, text in texts])
+        except BadFrame as error:
+            if len(texts) > 1:
+                half = len(texts) // 2
+                return self._deltas(texts[:half]) + self._deltas(texts[half:])
+            self.traffic.drop(error)
+            return []
+        right = new.groups == wanted
+        if not right.all():
+            self.traffic.drop(BadFrame("foreign", "text of another group"))
+            new = new.select(right)
+        self.traffic.received_tokens += len(new.tokens)
+        return [new]
 
     def _together(self, keys: Iterable[bytes]) -> list[list[bytes]]:
         """Keys that one command may name: all, or in a cluster those of a bucket."""
@@ -289,32 +322,13 @@ class RedisBus:
             buckets.setdefault(key[:_TAG_END], []).append(key)
         return list(buckets.values())
 
-    def _text(self, group: int, place: bytes, data: bytes) -> Deltas | None:
-        self.traffic.received_bytes += len(data)
-        try:
-            frame = unpack(data)
-            if not isinstance(frame, Text):
-                raise BadFrame("foreign", "no text in a stream of text")
-            if frame.sender == self._sender:
-                return None
-            if frame.version != self._version:
-                raise BadFrame("stale", "text of other weights")
-            new = text_deltas(frame)
-            if not (new.groups == group).all():
-                raise BadFrame("foreign", "text of another group")
-        except BadFrame as error:
-            self.traffic.drop(error)
-            return None
-        self.traffic.arrived(len(new.tokens), max(time.time() * 1e3 - int(place.partition(b"-")[0]), 0.0))
-        return new
-
     def _keep_alive(self, now_s: float) -> None:
         """Postpone the end of streams that are read or written; write again those that are gone."""
         if now_s - self._kept_s < min(self._ttl_s / 3, ALIVE_S) / 4:
             return
         self._kept_s = now_s
         live = dict.fromkeys([*self._places, *self._history.groups])
-        for table in (self._acknowledged, self._waiting, self._entries, self._alive_s, self._keys):
+        for table in (self._doubtful, self._entries, self._alive_s, self._keys):
             for group in table.keys() - live:
                 del table[group]
         due = [
@@ -328,9 +342,8 @@ class RedisBus:
         for group, there in zip(due, pipeline.execute(), strict=True):
             self._alive_s[group] = now_s
             if not there:
-                self._acknowledged.pop(group, None)
                 if group in self._history.groups:
-                    self._waiting[group] = None
+                    self._doubtful[group] = None
                 if group in self._places:
                     self._places[group] = _START
 

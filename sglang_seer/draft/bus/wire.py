@@ -7,7 +7,7 @@ strings, little endian, in the narrowest width that the text needs: five to eigh
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,7 +24,6 @@ MOST_FRAME_TOKENS = 64 << 10
 MOST_FRAME_ITEMS = 16 << 10
 # A length shares its 16 bits with the flag of a finished response.
 MOST_ITEM_TOKENS = 0x7FFF
-_FINISHED = 0x8000
 _ENVELOPE_BYTES = 5
 
 
@@ -33,8 +32,8 @@ class Text(msgspec.Struct, array_like=True, tag="t", frozen=True):
 
     stamp_ms: when it was made, in milliseconds of the wall clock modulo 2**32; 0 where the transport knows.
 
-    groups: 8 bytes each; group i has `counts[i]` items (2 bytes). requests: 4 bytes an item; offsets: 4; lengths: 2,
-    the highest bit says finished. tokens: 2, 3 or 4 bytes each, whichever the byte string's length gives.
+    groups: 8 bytes each; group i has `counts[i]` items (2 bytes). requests: 4 bytes an item; offsets: 2 or 4; lengths:
+    1 or 2, the highest bit says finished. tokens: 2, 3 or 4 bytes each. The lengths of the byte strings tell which.
     """
 
     version: int
@@ -145,6 +144,45 @@ def _short_items(deltas: Deltas) -> Deltas:
     )
 
 
+def group_texts(version: int, sender: int, deltas: Deltas) -> Iterator[tuple[int, Text]]:
+    """(group, frame) of all groups, ordered by them; for buses with a place for each group. See `text_frames`."""
+    starts = np.flatnonzero(np.diff(deltas.groups, prepend=deltas.groups[:1] - 1))
+    stops = np.append(starts[1:], len(deltas))
+    ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(deltas.lengths)])
+    sizes = ends[stops] - ends[starts]
+    small = not len(deltas) or int(deltas.lengths.max()) <= MOST_ITEM_TOKENS
+    small = small and (sizes <= MOST_FRAME_TOKENS).all() and (stops - starts <= MOST_FRAME_ITEMS).all()
+    if not small:
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            place = np.arange(len(deltas))
+            for text in text_frames(version, sender, deltas.select((place >= start) & (place < stop))):
+                yield int(deltas.groups[start]), text
+        return
+    # Columns are made once and cut, as there may be hundreds of groups.
+    groups, requests = _bytes(deltas.groups[starts], "<i8"), _bytes(deltas.requests, "<u4")
+    offsets, lengths, tokens = _offset_bytes(deltas), _length_bytes(deltas), _token_bytes(deltas.tokens)
+    counts = _bytes(stops - starts, "<u2")
+    wide, long = len(offsets) // max(len(deltas), 1), len(lengths) // max(len(deltas), 1)
+    width = len(tokens) // max(len(deltas.tokens), 1)
+    edges = zip(deltas.groups[starts].tolist(), starts.tolist(), stops.tolist(), ends[starts].tolist(), sizes.tolist())
+    for i, (group, start, stop, first, size) in enumerate(edges):
+        yield (
+            group,
+            Text(
+                version,
+                sender,
+                0,
+                0,
+                groups[8 * i : 8 * i + 8],
+                counts[2 * i : 2 * i + 2],
+                requests[4 * start : 4 * stop],
+                offsets[wide * start : wide * stop],
+                lengths[long * start : long * stop],
+                tokens[width * first : width * (first + size)],
+            ),
+        )
+
+
 def _text(version: int, sender: int, number: int, stamp_ms: int, deltas: Deltas) -> Text:
     starts = np.flatnonzero(np.diff(deltas.groups, prepend=deltas.groups[:1] - 1))
     counts = np.diff(starts, append=len(deltas))
@@ -156,38 +194,86 @@ def _text(version: int, sender: int, number: int, stamp_ms: int, deltas: Deltas)
         _bytes(deltas.groups[starts], "<i8"),
         _bytes(counts, "<u2"),
         _bytes(deltas.requests, "<u4"),
-        _bytes(deltas.offsets, "<u4"),
-        _bytes(deltas.lengths + _FINISHED * deltas.finished, "<u2"),
+        _offset_bytes(deltas),
+        _length_bytes(deltas),
         _token_bytes(deltas.tokens),
     )
 
 
 def text_deltas(text: Text) -> Deltas:
     """The deltas of a frame. Raises BadFrame where its columns disagree."""
-    groups, counts = _numbers(text.groups, "<i8"), _numbers(text.counts, "<u2")
-    requests, offsets = _numbers(text.requests, "<u4"), _numbers(text.offsets, "<u4")
-    flagged = _numbers(text.lengths, "<u2")
-    lengths = flagged & MOST_ITEM_TOKENS
-    items, total = len(requests), int(lengths.sum())
-    if len(groups) != len(counts) or not int(counts.sum()) == items == len(offsets) == len(lengths):
+    groups, counts, requests = _numbers(text.groups, 8), _numbers(text.counts, 2), _numbers(text.requests, 4)
+    items = len(requests)
+    if len(groups) != len(counts) or int(counts.sum()) != items:
         raise BadFrame("corrupt", "message whose columns differ in length")
-    width = len(text.tokens) // total if total else 0
-    if len(text.tokens) != width * total or width not in ((2, 3, 4) if total else (0,)):
-        raise BadFrame("corrupt", f"message of {len(text.tokens)} bytes for {total} tokens, wanted 2 to 4 bytes each")
+    wide, long = _width(text.offsets, items), _width(text.lengths, items)
+    flagged = _numbers(text.lengths, long)
+    finished = 1 << (8 * long - 1)
+    lengths = flagged & (finished - 1)
+    total = int(lengths.sum())
+    width = _width(text.tokens, total)
+    if wide not in (2, 4) or long not in (1, 2) or width not in (2, 3, 4):
+        raise BadFrame("corrupt", f"message with columns of {wide}, {long} and {width} bytes")
     return Deltas(
-        np.repeat(groups, counts), requests, offsets, lengths, flagged >= _FINISHED, _tokens(text.tokens, width)
+        np.repeat(groups, counts),
+        requests,
+        _numbers(text.offsets, wide),
+        lengths,
+        flagged >= finished,
+        _tokens(text.tokens, width),
     )
+
+
+def many_deltas(texts: Sequence[Text]) -> Deltas:
+    """The deltas of many small frames at once, each of one group and all in the same widths, as nearly all are.
+
+    Raises BadFrame where that is not so, or where one of them is bad: then look at each by itself.
+    """
+    columns = ("groups", "counts", "requests", "offsets", "lengths", "tokens")
+    joined = (b"".join([getattr(text, name) for text in texts]) for name in columns)
+    whole = Text(texts[0].version, texts[0].sender, 0, 0, *joined)
+    new = text_deltas(whole)
+    items = [len(text.requests) // 4 for text in texts]
+    wide, long = _width(whole.offsets, len(new)), _width(whole.lengths, len(new))
+    totals = np.diff(np.cumsum(np.append(0, new.lengths))[np.cumsum([0, *items])])
+    sizes = np.array([len(text.tokens) for text in texts])
+    even = all(
+        len(text.groups) == 8
+        and text.counts == count.to_bytes(2, "little")
+        and len(text.offsets) == wide * count
+        and len(text.lengths) == long * count
+        for text, count in zip(texts, items, strict=True)
+    )
+    if not even or not (sizes == totals * _width(whole.tokens, len(new.tokens))).all():
+        raise BadFrame("corrupt", "messages of several forms")
+    return new
 
 
 def _bytes(values: NDArray[Any], kind: str) -> bytes:
     return values.astype(kind).tobytes()
 
 
-def _numbers(data: bytes, kind: str) -> NDArray[np.int64]:
-    size = np.dtype(kind).itemsize
-    if len(data) % size:
+def _numbers(data: bytes, size: int) -> NDArray[np.int64]:
+    if size not in (1, 2, 4, 8) or len(data) % size:
         raise BadFrame("corrupt", f"message with a column of {len(data)} bytes, wanted a multiple of {size}")
-    return np.frombuffer(data, kind).astype(np.int64)
+    return np.frombuffer(data, {1: "<u1", 2: "<u2", 4: "<u4", 8: "<i8"}[size]).astype(np.int64)
+
+
+def _width(data: bytes, count: int) -> int:
+    """Bytes of each of so many numbers; any width will do where there are none."""
+    if not count:
+        return 0 if data else 2
+    return len(data) // count if len(data) % count == 0 else 0
+
+
+def _offset_bytes(deltas: Deltas) -> bytes:
+    return _bytes(deltas.offsets, "<u2" if int(deltas.offsets.max(initial=0)) < 1 << 16 else "<u4")
+
+
+def _length_bytes(deltas: Deltas) -> bytes:
+    if int(deltas.lengths.max(initial=0)) < 1 << 7:
+        return _bytes(deltas.lengths + (deltas.finished.astype(np.int64) << 7), "<u1")
+    return _bytes(deltas.lengths + (deltas.finished.astype(np.int64) << 15), "<u2")
 
 
 def _token_bytes(tokens: NDArray[np.int32]) -> bytes:
@@ -205,4 +291,4 @@ def _tokens(data: bytes, width: int) -> NDArray[np.int32]:
         padded = np.zeros((len(data) // 3, 4), dtype=np.uint8)
         padded[:, :3] = np.frombuffer(data, np.uint8).reshape(-1, 3)
         return padded.view("<i4").ravel().astype(np.int32, copy=False)
-    return np.frombuffer(data, {2: "<u2", 4: "<i4"}.get(width, "<u2")).astype(np.int32)
+    return np.frombuffer(data, {2: "<u2", 4: "<i4"}[width]).astype(np.int32)
