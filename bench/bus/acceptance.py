@@ -48,7 +48,7 @@ class SplitDrafter:
     """One drafter to `replay`: that of the engine where a request runs."""
 
     batched = True
-    drops: Literal["nothing"] = "nothing"
+    drops: Literal["nothing", "sequences", "groups"] = "nothing"
 
     def __init__(self, engines: int, lag_steps: int | None, vocab_size: int) -> None:
         """lag_steps: from generating text to drafting from it elsewhere; None shares nothing."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from typing import Any
@@ -47,8 +48,7 @@ class Load:
 class Seen:
     """Of one engine. cpu: seconds of the bus thread, of publishing, of taking, of the index, and measured seconds.
 
-    written, read: [n, 4] group, request, offset behind the piece, and microseconds of the clock. bytes and tokens:
-    sent and received.
+    written, read: [n, 4] group, request, offset behind the piece, and microseconds of the clock.
     """
 
     cpu: dict[str, float]
@@ -86,7 +86,7 @@ def run(load: Load, url: str) -> list[Seen]:
     return found
 
 
-def latency_ms(seen: list[Seen]) -> npt.NDArray[np.float64]:
+def latency_ms(seen: Sequence[Seen]) -> npt.NDArray[np.float64]:
     """Of all pieces and readers: from publishing a piece to having appended it at a step's start."""
     written = {tuple(row[:3]): row[3] for one in seen for row in one.written.tolist()}
     ends = [row for one in seen for row in one.read.tolist()]

@@ -150,9 +150,8 @@ def group_texts(version: int, sender: int, deltas: Deltas) -> Iterator[tuple[int
     stops = np.append(starts[1:], len(deltas))
     ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(deltas.lengths)])
     sizes = ends[stops] - ends[starts]
-    small = not len(deltas) or int(deltas.lengths.max()) <= MOST_ITEM_TOKENS
-    small = small and (sizes <= MOST_FRAME_TOKENS).all() and (stops - starts <= MOST_FRAME_ITEMS).all()
-    if not small:
+    limits = ((deltas.lengths, MOST_ITEM_TOKENS), (sizes, MOST_FRAME_TOKENS), (stops - starts, MOST_FRAME_ITEMS))
+    if any(int(column.max(initial=0)) > limit for column, limit in limits):
         for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
             place = np.arange(len(deltas))
             for text in text_frames(version, sender, deltas.select((place >= start) & (place < stop))):
@@ -164,7 +163,7 @@ def group_texts(version: int, sender: int, deltas: Deltas) -> Iterator[tuple[int
     counts = _bytes(stops - starts, "<u2")
     wide, long = len(offsets) // max(len(deltas), 1), len(lengths) // max(len(deltas), 1)
     width = len(tokens) // max(len(deltas.tokens), 1)
-    edges = zip(deltas.groups[starts].tolist(), starts.tolist(), stops.tolist(), ends[starts].tolist(), sizes.tolist())
+    edges = np.stack([deltas.groups[starts], starts, stops, ends[starts], sizes], axis=1).tolist()
     for i, (group, start, stop, first, size) in enumerate(edges):
         yield (
             group,
