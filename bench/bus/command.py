@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     if "load" in options.parts:
         rows += _loads(options.quick, options.repetitions)
     if "acceptance" in options.parts:
-        rows += _acceptance(sets, 5_000 if options.quick else 20_000)
+        rows += _acceptance(sets, 5_000 if options.quick else 10_000)
     if "engines" in options.parts:
         rows += _engines(options.quick, options.repetitions)
     _show(rows)

@@ -92,16 +92,20 @@ class Sharing:
     def receive(self, version: int) -> None:
         """Take what has arrived into the index; called at the start of a step. version: of the weights now."""
         if version != self._version:
-            self.restart(version)
+            # Without a flush: requests run on, and so does what they have in the index.
+            self._version = version
+            self._bus.drop_version(version)
         self._steps += 1
         if self._steps % SWEEP_STEPS == 0:
             self._leave(group for group in self._followed if not self._states.live(group))
         arrived = self._bus.take(MOST_TOKENS)
         for group, number, length in arrived.finished:
             self._count(group, number, length)
-        text = arrived.text
-        if not len(text):
-            return
+        if len(arrived.text):
+            self._take_in(arrived.text)
+
+    def _take_in(self, text: Deltas) -> None:
+        """Append text from elsewhere to the index; what is written here as well is left out."""
         owns = self._states.owns
         kept = np.fromiter(
             (
@@ -124,7 +128,7 @@ class Sharing:
         return np.array([self._lengths.popleft() for _ in range(count)], dtype=np.int64).reshape(-1, 2)
 
     def restart(self, version: int) -> None:
-        """The weights changed, or the index was emptied: own text and that of others starts anew."""
+        """The index was emptied, as after new weights: own text and that of others starts anew."""
         self._version = version
         self._leave(list(self._followed))
         self._bus.drop_version(version)
