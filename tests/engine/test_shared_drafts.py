@@ -139,6 +139,7 @@ def test_a_group_is_fetched_while_its_requests_live(pair: tuple[Source, Source])
     for _ in range(sharing.SWEEP_STEPS):
         here.step()
     assert here.bus.status()["groups"] == 0
+    here.until(lambda: here.bus._carried_out == here.bus._given)
     there.append(request([1, 2], [7, 8, 9]))
     for _ in range(50):
         here.step()
