@@ -1,12 +1,14 @@
 """Two real Seer engines on the CPU with groups split over them, sharing nothing, over ZeroMQ, and over Redis.
 
-Sample i of each group goes to engine i modulo 2. The model, the prompts and the seeds are those of `./run demo`; so
-samples are the same in all three cases, and only how many tokens a verification step yields may differ.
+Sample i of each group goes to engine i modulo 2. Seeds are fixed, so samples are the same in all three cases, and only
+how many tokens a verification step yields may differ. Every step verifies all nodes that the index proposes: the budget
+follows measured step times, and those say more of what else the machine does.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,8 +29,14 @@ REASONER = ROOT / "examples" / "tiny_reasoner"
 ENGINES = 2
 START_TIMEOUT_S = 240.0
 REQUEST_TIMEOUT_S = 300.0
-# Neither the paths of this checkout nor the caller's options may differ between the cases.
-ENVIRONMENT = {"SGLANG_PLATFORM": "seer_cpu", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {"SGLANG_PLATFORM": "seer_cpu", "HF_HUB_OFFLINE": "1"}
+# Runs in an engine's process before anything else.
+ALL_NODES = """
+import numpy as np
+import sglang_seer.engine.pacing as pacing
+pacing.Pacer.begin = lambda self, batch: self._widths[-1]
+pacing.Pacer.choose = lambda self, proposal, context, priorities: (proposal, int(np.diff(proposal.starts).max()))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +73,19 @@ def run(bus: str, rollout: Rollout, repetitions: int) -> list[Outcome]:
     prompts = _prompts(rollout.prompts)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         options = {} if bus == "none" else {"bus": stack.enter_context(_url(bus, Path(folder)))}
-        servers = [stack.enter_context(serve(_plan(i, rollout, options), Path(folder))) for i in range(ENGINES)]
+        (Path(folder) / "sitecustomize.py").write_text(ALL_NODES)
+        plans = [_plan(i, Path(folder), rollout, options) for i in range(ENGINES)]
+        servers = [stack.enter_context(serve(plan, Path(folder))) for plan in plans]
         for server in servers:
             server.wait_until_ready(START_TIMEOUT_S)
-        return [_roll_out(servers, prompts, rollout) for _ in range(repetitions)]
+        outcomes = []
+        for repetition in range(repetitions):
+            for server in servers:
+                # As a trainer does; on Redis the text of other weights stays.
+                _post(server, "update_weight_version", {"new_version": f"w{repetition}"})
+                _post(server, "flush_cache", {})
+            outcomes.append(_roll_out(servers, prompts, rollout))
+        return outcomes
 
 
 @contextmanager
@@ -80,7 +97,7 @@ def _url(bus: str, folder: Path) -> Iterator[str]:
         yield server.url
 
 
-def _plan(number: int, rollout: Rollout, options: dict[str, Any]) -> ServerPlan:
+def _plan(number: int, folder: Path, rollout: Rollout, options: dict[str, Any]) -> ServerPlan:
     flags = (
         *("--model-path", str(REASONER / "model"), "--dtype", "float32"),
         *("--max-total-tokens", str(2 * rollout.running * rollout.limit)),
@@ -88,7 +105,8 @@ def _plan(number: int, rollout: Rollout, options: dict[str, Any]) -> ServerPlan:
         "--enable-deterministic-inference",
         *("--scheduler-policy", "seer", "--seer-config", json.dumps(options)),
     )
-    return ServerPlan(label=f"engine{number}", port=pick_port(None), flags=flags, environment=ENVIRONMENT)
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    return ServerPlan(label=f"engine{number}", port=pick_port(None), flags=flags, environment=environment)
 
 
 def _prompts(count: int) -> list[list[int]]:
@@ -119,14 +137,9 @@ def _roll_out(servers: Sequence[Server], prompts: Sequence[list[int]], rollout: 
             "sampling_seed": 10_000 * prompt + sample,
             "custom_params": {"seer": {"group": f"g{prompt}", "sample": sample}},
         }
-        body: Any = {"input_ids": prompts[prompt], "sampling_params": sampling}
-        url = servers[sample % ENGINES].plan.url
-        answer = requests.post(f"{url}/generate", json=body, timeout=REQUEST_TIMEOUT_S)
-        answer.raise_for_status()
-        return answer.json()
+        body = {"input_ids": prompts[prompt], "sampling_params": sampling}
+        return _post(servers[sample % ENGINES], "generate", body).json()
 
-    for server in servers:
-        requests.post(f"{server.plan.url}/flush_cache", timeout=REQUEST_TIMEOUT_S).raise_for_status()
     jobs = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(rollout.samples)]
     with ThreadPoolExecutor(len(jobs)) as pool:
         answers = list(pool.map(generate, jobs))
@@ -134,3 +147,9 @@ def _roll_out(servers: Sequence[Server], prompts: Sequence[list[int]], rollout: 
     found = [state["internal_states"][0]["sglang_seer"].get("bus", {}) for state in states]
     steps = sum(answer["meta_info"]["spec_verify_ct"] for answer in answers)
     return Outcome([answer["output_ids"] for answer in answers], steps, found)
+
+
+def _post(server: Server, path: str, body: Any) -> requests.Response:
+    answer = requests.post(f"{server.plan.url}/{path}", json=body, timeout=REQUEST_TIMEOUT_S)
+    answer.raise_for_status()
+    return answer
