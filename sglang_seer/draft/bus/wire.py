@@ -146,6 +146,8 @@ def _short_items(deltas: Deltas) -> Deltas:
 
 def group_texts(version: int, sender: int, deltas: Deltas) -> Iterator[tuple[int, Text]]:
     """(group, frame) of all groups, ordered by them; for buses with a place for each group. See `text_frames`."""
+    if not len(deltas):
+        return
     starts = np.flatnonzero(np.diff(deltas.groups, prepend=deltas.groups[:1] - 1))
     stops = np.append(starts[1:], len(deltas))
     ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(deltas.lengths)])
@@ -161,7 +163,7 @@ def group_texts(version: int, sender: int, deltas: Deltas) -> Iterator[tuple[int
     groups, requests = _bytes(deltas.groups[starts], "<i8"), _bytes(deltas.requests, "<u4")
     offsets, lengths, tokens = _offset_bytes(deltas), _length_bytes(deltas), _token_bytes(deltas.tokens)
     counts = _bytes(stops - starts, "<u2")
-    wide, long = len(offsets) // max(len(deltas), 1), len(lengths) // max(len(deltas), 1)
+    wide, long = len(offsets) // len(deltas), len(lengths) // len(deltas)
     width = len(tokens) // max(len(deltas.tokens), 1)
     edges = np.stack([deltas.groups[starts], starts, stops, ends[starts], sizes], axis=1).tolist()
     for i, (group, start, stop, first, size) in enumerate(edges):
