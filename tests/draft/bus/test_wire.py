@@ -64,7 +64,8 @@ def test_what_goes_in_comes_out(items: list[tuple[int, int, int, list[int], bool
 @settings(deadline=None)
 @given(ITEMS)
 def test_many_at_once_are_as_one_by_one(items: list[tuple[int, int, int, list[int], bool]]) -> None:
-    new = stacked(items).merged()
+    # Long ones are cut, see above.
+    new = stacked([(*item[:3], item[3][:1000], item[4]) for item in items]).merged()
     frames = list(group_texts(3, 4, new))
     singly = concatenate([text_deltas(frame) for _, frame in frames])
     assert as_items(singly) == as_items(new)
