@@ -33,6 +33,8 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     index_max_tokens: responses and prompts kept as draft source, in tokens, over all groups.
     index_max_bytes: memory of that text and its index.
     index_ttl_steps: a group is dropped when it was not drafted for in so many decode steps; 0 keeps it.
+    bus: where engines share text, so that siblings on other engines draft, too; see `sglang_seer.draft.bus`.
+    bus_required: refuse to start if the bus cannot be joined; False warns and drafts from local text.
     """
 
     speculation: bool = True
@@ -46,6 +48,8 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     index_max_tokens: int = 50_000_000
     index_max_bytes: int = 2 << 30
     index_ttl_steps: int = 0
+    bus: str = "inproc:"
+    bus_required: bool = True
 
     def __post_init__(self) -> None:
         bounds = {
@@ -63,8 +67,32 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             for name, (low, high) in bounds.items()
             if not low <= (value := getattr(self, name)) <= high
         ]
+        if self.shares:
+            # Only here: who shares nothing needs nothing of it.
+            from sglang_seer.draft.bus.address import parse_address
+
+            try:
+                parse_address(self.bus)
+            except ValueError as error:
+                wrong.append(str(error))
+            if not self.speculation:
+                wrong.append("bus: text is shared for drafts, wanted speculation = true with it")
         if wrong:
             raise ValueError("; ".join(wrong))
+
+    @property
+    def shares(self) -> bool:
+        """Whether text is shared with other engines; a scheduler process holds only one."""
+        return self.bus.partition(":")[0] != "inproc"
+
+    def shown(self) -> dict[str, Any]:
+        """All options, without the password of a URL."""
+        options = {name: getattr(self, name) for name in self.__struct_fields__}
+        if self.shares:
+            from sglang_seer.draft.bus.address import without_password
+
+            options["bus"] = without_password(self.bus)
+        return options
 
 
 def parse_config(source: SeerConfig | Mapping[str, Any] | str | Path | None) -> SeerConfig:

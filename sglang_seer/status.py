@@ -40,9 +40,7 @@ class Status:
             "mode": self.mode,
             "parts": list(self.parts),
             "reasons": list(self.reasons),
-            "config": (
-                {name: getattr(self.config, name) for name in self.config.__struct_fields__} if self.config else None
-            ),
+            "config": self.config.shown() if self.config else None,
             "calls": dict(self.calls),
             "counters": dict(self.counters),
             **{name: report() for name, report in self.sources.items()},

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sglang_seer.draft import Proposal, SuffixIndex
 from sglang_seer.engine.requests import RequestState, RequestStates
+from sglang_seer.engine.sharing import NO_LENGTHS, Lengths, Sharing
 
 
 def pending_tokens(seq_len: int, input_tokens: int, output_tokens: int, last_run: Sequence[int]) -> Sequence[int]:
@@ -27,13 +28,22 @@ def pending_tokens(seq_len: int, input_tokens: int, output_tokens: int, last_run
 class DraftSource:
     """Keeps the index in step with the requests, and learns from what became of its drafts."""
 
-    def __init__(self, states: RequestStates, index: SuffixIndex, *, vocab_size: int, memory: bool = False) -> None:
+    def __init__(
+        self,
+        states: RequestStates,
+        index: SuffixIndex,
+        *,
+        vocab_size: int,
+        memory: bool = False,
+        sharing: Sharing | None = None,
+    ) -> None:
         """Draft for the requests of one engine.
 
         vocab_size: of the index. memory: after a flush, the responses of the weights before serve as those of
-        siblings of the same prompt.
+        siblings of the same prompt. sharing: with other engines.
         """
         self.states = states
+        self._sharing = sharing
         self._vocab_size = vocab_size
         self._index = index
         self._memory = memory
@@ -44,13 +54,33 @@ class DraftSource:
         self._remembered: dict[int, int] = {}  # the same for the version before
         self._closed = 0  # groups that the index has closed by itself
 
+    def enter(self, requests: Sequence[Any]) -> None:
+        """These requests are about to decode: their siblings on other engines may be fetched meanwhile."""
+        self._forget_closed()
+        for request in requests:
+            state = self.states.of(request)
+            if state.identity is not None:
+                self._enter(request, state)
+
+    def receive(self, version: int = 0) -> Lengths:
+        """Take in what siblings on other engines wrote, at the start of a step; returns lengths that ended there.
+
+        version: of the weights, for the bus.
+        """
+        if self._sharing is None:
+            return NO_LENGTHS
+        self._forget_closed()
+        self._sharing.receive(version)
+        return self._sharing.lengths()
+
     def append(self, requests: Sequence[Any], pending: Sequence[Sequence[int]]) -> None:
         """Append what the requests have generated since the last call.
 
         pending: tokens of each request that were sampled but are not in its `output_ids` yet (overlap scheduling).
         """
         self._forget_closed()
-        groups, sequences, offsets, lengths = [], [], [], []
+        grown: list[RequestState] = []
+        offsets: list[int] = []
         pieces: list[npt.NDArray[np.int32]] = []
         for request, extra in zip(requests, pending, strict=True):
             state = self.states.of(request)
@@ -60,14 +90,22 @@ class DraftSource:
             piece = self._new_tokens(request, state, extra)
             if not len(piece):
                 continue
-            groups.append(state.index_id)
-            sequences.append(state.index_sequence)
+            grown.append(state)
             offsets.append(state.sequence_tokens)
-            lengths.append(len(piece))
             pieces.append(piece)
             state.sequence_tokens += len(piece)
-        if pieces:
-            self._index.append(groups, sequences, offsets, np.concatenate(pieces), lengths)
+        if not pieces:
+            return
+        groups, sequences = [state.index_id for state in grown], [state.index_sequence for state in grown]
+        self._index.append(groups, sequences, offsets, np.concatenate(pieces), [len(piece) for piece in pieces])
+        if self._sharing is not None:
+            self._sharing.publish(grown, offsets, pieces)
+
+    def finish(self, request: Any, length: int, *, whole: bool) -> None:
+        """Take the last tokens of a request. length: of the response so far; whole: it ends here, no chunk follows."""
+        self.append([request], [()])
+        if self._sharing is not None and whole:
+            self._sharing.finish(self.states.of(request), length)
 
     def propose(self, requests: Sequence[Any], budgets: npt.NDArray[np.int32], depth: int, *, chain: bool) -> Proposal:
         """One tree a request, at most `budgets[i]` nodes; requests without a group get none."""
@@ -98,8 +136,13 @@ class DraftSource:
             self._index.drop_sequence(state.index_id, state.index_sequence)
             state.index_id = 0
 
-    def clear(self) -> None:
-        """The weights changed: forget everything, or all but the last version's responses."""
+    def clear(self, version: int = 0) -> None:
+        """The weights changed: forget everything, or all but the last version's responses.
+
+        version: of the weights, for the bus.
+        """
+        if self._sharing is not None:
+            self._sharing.restart(version)
         if self._memory:
             self._index.drop_version(self._version - 1)
             self._remembered = self._of_prompt
@@ -135,6 +178,8 @@ class DraftSource:
                 self._of_prompt[state.prompt] = self._opened
         if state.index_id != self._open[group]:
             state.index_id, state.sequence_tokens = self._open[group], 0
+            if self._sharing is not None:
+                self._sharing.follow(state, state.index_id)
 
     def _forget_closed(self) -> None:
         counters = self._index.counters
@@ -142,6 +187,8 @@ class DraftSource:
         if closed != self._closed:
             self._closed = closed
             self._open = {group: opened for group, opened in self._open.items() if opened in self._index}
+            if self._sharing is not None:
+                self._sharing.close_all_but(self._open)
 
     def _token_ids(self, tokens: Sequence[int]) -> npt.NDArray[np.int32]:
         # Image placeholders of multimodal prompts are no token ids; clipped, they match nothing useful.

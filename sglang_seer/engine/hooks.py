@@ -17,6 +17,7 @@ from sglang_seer.engine.admission import Admission, adder_class
 from sglang_seer.engine.launch import ALGORITHM, POLICY, STOCK_POLICY, config_of
 from sglang_seer.engine.policy import SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
+from sglang_seer.engine.sharing import Lengths
 from sglang_seer.engine.yields import Yields
 from sglang_seer.patches import lines
 from sglang_seer.plugin import config_from_environment
@@ -123,7 +124,7 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
         STATUS.sglang_version,
         " and ".join(STATUS.parts) or "decisions are computed and not applied",
         asked if asked == POLICY else f"{asked}, replaced by {POLICY}",
-        config,
+        ", ".join(f"{name} = {value}" for name, value in config.shown().items()),
     )
 
 
@@ -143,27 +144,33 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
             continue
         state.finished = True
         reason = request.finished_reason.to_json()["type"]
-        if reason == "length" and tokens < state.identity.limit_tokens and _state.states.chunk_ended(request):
-            _state.lengths.progress(state.identity.group, state.arrival, tokens)
-            STATUS.counters["chunks"] += 1
-            if drafts is not None:
-                drafts.append([request], [()])
-            continue
         if reason == "abort":
             _state.lengths.lost(state.identity.group, state.arrival)
             STATUS.counters["aborted"] += 1
             if drafts is not None:
                 drafts.drop(request)
             continue
-        _state.lengths.finish(
-            state.identity.group,
-            tokens,
-            member=state.arrival,
-            limit_tokens=state.identity.limit_tokens,
-        )
-        STATUS.counters["finished"] += 1
+        limit = state.identity.limit_tokens
+        cut = reason == "length" and tokens < limit
         if drafts is not None:
-            drafts.append([request], [()])
+            drafts.finish(request, tokens, whole=not cut)
+        if cut and _state.states.chunk_ended(request):
+            _state.lengths.progress(state.identity.group, state.arrival, tokens)
+            STATUS.counters["chunks"] += 1
+            continue
+        _state.lengths.finish(state.identity.group, tokens, member=state.arrival, limit_tokens=limit)
+        STATUS.counters["finished"] += 1
+
+
+def learn_lengths(lengths: Lengths) -> None:
+    """Lengths of siblings that ended on other engines; called at the same step on every rank."""
+    if _state is None:
+        return
+    for group, length in lengths.tolist():
+        identity = _state.states.identity_of(group)
+        if identity is not None:
+            _state.lengths.finish(identity.group, length, limit_tokens=identity.limit_tokens)
+            STATUS.counters["finished_elsewhere"] += 1
 
 
 def get_prefill_adder_class(stock: type, _scheduler: Any) -> type:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 from array import array
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 from sglang_seer.context import Identity, identify, request_key
+from sglang_seer.draft.bus import MOST_REQUESTS
 from sglang_seer.status import STATUS
 
 logger = logging.getLogger("sglang_seer")
 # Responses that went on elsewhere stay known; the oldest go first.
 MOST_CHUNKED = 65_536
 _ATTRIBUTE = "_seer_state"
+_MOST_GROUPS = 65_536
+_PRUNE_ARRIVALS = 1024
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class RequestState:
     """identity: None for requests that generate nothing, which Seer leaves alone.
 
-    index_group: of requests that draft from each other. prompt: the same for equal prompts of any group.
+    index_group: of requests that draft from each other, the same number on every engine. number: of the response on the
+    token bus, unique within the group over all engines; chunks of one response have the same if they name their sample.
+    prompt: the same for equal prompts of any group.
     index_sequence: key of the response in the suffix index. seed: of an unseeded request. arrival: order in which this
     scheduler saw its requests. index_id: the index's group that it was last appended to, 0 for none. sequence_tokens:
     response tokens handed to that group. chunk: of its response, the one that it was last seen in. yielded: it waits
@@ -32,6 +39,7 @@ class RequestState:
     identity: Identity | None
     arrival: int
     index_group: int
+    number: int
     prompt: int
     index_sequence: int
     seed: int
@@ -53,6 +61,10 @@ class RequestStates:
         self._arrivals = 0
         # By group and sample: responses whose last chunk ended here.
         self._chunked: OrderedDict[tuple[int, int], RequestState] = OrderedDict()
+        # Of no decision that ranks must agree on.
+        self._engine = secrets.token_hex(8)
+        self._live: dict[int, WeakValueDictionary[int, RequestState]] = {}
+        self._identities: OrderedDict[int, Identity] = OrderedDict()
 
     def of(self, request: Any) -> RequestState:
         """State of a live SGLang request, made at first sight."""
@@ -67,10 +79,23 @@ class RequestStates:
         state = self.of(request)
         if state.identity is None or state.identity.sample is None:
             return False
-        self._chunked[state.index_group, state.identity.sample] = state
+        # A copy: the request itself is gone, and nobody is to take it for live.
+        self._chunked[state.index_group, state.identity.sample] = replace(state)
         if len(self._chunked) > MOST_CHUNKED:
             self._chunked.popitem(last=False)
         return True
+
+    def identity_of(self, index_group: int) -> Identity | None:
+        """Of a recent request of the group, the same on every rank; None if there was none."""
+        return self._identities.get(index_group)
+
+    def live(self, index_group: int) -> bool:
+        """Whether a request of the group waits or runs here."""
+        return bool(self._live.get(index_group))
+
+    def owns(self, index_group: int, number: int) -> bool:
+        """Whether that response waits or runs here."""
+        return number in self._live.get(index_group, ())
 
     def _make(self, request: Any) -> RequestState:
         self._arrivals += 1
@@ -92,6 +117,7 @@ class RequestStates:
             identity=identity,
             arrival=self._arrivals,
             index_group=index_group,
+            number=self._number(parameters.custom_params, index_group),
             prompt=prompt_key,
             index_sequence=self._arrivals,
             seed=request_key(f"{self._random_seed}/{self._arrivals}/{request.rid}"),
@@ -103,4 +129,28 @@ class RequestStates:
             if before is not None and 0 < before.sequence_tokens <= earlier:
                 state.arrival, state.index_sequence = before.arrival, before.index_sequence
                 state.index_id, state.sequence_tokens = before.index_id, before.sequence_tokens
+        if identity is not None:
+            self._remember(state, identity)
         return state
+
+    def _number(self, custom_params: Any, index_group: int) -> int:
+        hint = custom_params.get("seer") if isinstance(custom_params, dict) else None
+        if isinstance(hint, dict) and "sample" in hint:
+            named = _number(f"{hint.get('step')}/{hint['sample']}")
+            # Two live responses of one name are not chunks of one response.
+            if not self.owns(index_group, named):
+                return named
+        return _number(f"{self._engine}/{self._arrivals}")
+
+    def _remember(self, state: RequestState, identity: Identity) -> None:
+        self._live.setdefault(state.index_group, WeakValueDictionary())[state.number] = state
+        if self._arrivals % _PRUNE_ARRIVALS == 0:
+            self._live = {group: states for group, states in self._live.items() if states}
+        self._identities[state.index_group] = identity
+        self._identities.move_to_end(state.index_group)
+        if len(self._identities) > _MOST_GROUPS:
+            self._identities.popitem(last=False)
+
+
+def _number(name: str) -> int:
+    return request_key(name) % MOST_REQUESTS

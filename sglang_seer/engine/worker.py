@@ -12,7 +12,7 @@ import torch
 from sglang.srt.configs.hybrid_arch import mambaish_config
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
-from sglang.srt.runtime_context import get_parallel, get_schedule, get_spec
+from sglang.srt.runtime_context import get_parallel, get_schedule, get_serving, get_spec
 from sglang.srt.sampling.sampling_params import TOP_K_ALL
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 from sglang.srt.speculative.ngram_info import NgramVerifyInput
@@ -33,6 +33,7 @@ from sglang_seer.engine.logprobs import set_logprobs, wanted_logprobs
 from sglang_seer.engine.pacing import Pacer, draft_widths
 from sglang_seer.engine.ranks import drafts_here, share_trees
 from sglang_seer.engine.readback import Readback
+from sglang_seer.engine.sharing import MOST_LENGTHS, NO_LENGTHS, Sharing, join_bus, text_version
 from sglang_seer.engine.step_input import plain_decode_input, set_verify_input
 from sglang_seer.engine.width_states import WidthStates
 from sglang_seer.status import STATUS
@@ -86,7 +87,18 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
             max_bytes=self.config.index_max_bytes,
             ttl_steps=self.config.index_ttl_steps,
         )
-        return DraftSource(self.states, index, vocab_size=vocab_size, memory=self.config.draft_memory)
+        version = self._text_version()
+        bus = join_bus(self.config, version, vocab_size)
+        return DraftSource(
+            self.states,
+            index,
+            vocab_size=vocab_size,
+            memory=self.config.draft_memory,
+            sharing=Sharing(bus, index, self.states, version) if bus is not None else None,
+        )
+
+    def _text_version(self) -> int:
+        return text_version(get_serving().weight_version, self.model_runner.model_config.vocab_size)
 
     def add_external_corpus(self, corpus_id: str, token_chunks: list[list[int]]) -> int:
         """SGLang's external corpora feed NGRAM; it answers the caller with this error's text."""
@@ -113,7 +125,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
     def clear_cache_pool(self) -> None:
         """SGLang flushes its caches, as after a weight update: old text is no longer a draft source."""
         if self.drafts is not None:
-            self.drafts.clear()
+            self.drafts.clear(self._text_version())
 
     def forward_batch_generation(
         self, batch: Any, on_publish: Any = None, pp_proxy_tensors: Any = None
@@ -127,11 +139,17 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
 
     def _decode(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> GenerationBatchResult:
         plain = [takes_plain_path(request) for request in batch.reqs]
-        trees = share_trees(
+        # At the step's start, so that all of it sees the same text.
+        shares = self.config.shares
+        arrived = self.drafts.receive(self._text_version()) if shares and self.drafts is not None else NO_LENGTHS
+        trees, lengths = share_trees(
             self._draft(batch, plain) if self.drafts is not None else None,
+            arrived,
             len(batch.reqs),
             self.speculative_num_draft_tokens,
+            MOST_LENGTHS if shares else 0,
         )
+        hooks.learn_lengths(lengths)
         tokens, parents, depths = self._to_device(trees.packed)
         positions = (batch.seq_lens[:, None] + depths).flatten()
         with self._widths.use(trees.width) if self._widths is not None else nullcontext():
@@ -205,6 +223,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
 
     def _prefill(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> GenerationBatchResult:
         if self.drafts is not None:
+            self.drafts.enter(batch.reqs)
             self._pacer.interrupt()
         target = self._target_worker.forward_batch_generation(batch, pp_proxy_tensors=pp_proxy_tensors)
         new_seq_lens = batch.seq_lens.clone()

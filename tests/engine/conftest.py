@@ -1,11 +1,14 @@
 """Real SGLang servers on the CPU, shared by all tests of this room.
 
-One stock without overlap scheduling, one Seer with overlap, one Seer with page size 16 and without overlap.
+One stock without overlap scheduling, one Seer with overlap, one Seer with page size 16 and without overlap, and those
+that share text with each other.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +21,7 @@ import pytest
 import requests
 from transformers import AutoTokenizer
 
+from bench.bus.redis_server import RedisServer, programs
 from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
 
 REASONER = Path(__file__).resolve().parents[2] / "examples" / "tiny_reasoner"
@@ -48,6 +52,13 @@ CARELESS = ("--scheduler-policy", "seer", "--seer-config", '{"overflow_risk": 0.
 # over 600 steps; these samples are shorter than real ones by as much as 15 steps are.
 CROWDED = ("--max-running-requests", "64")
 BOLD_AGAIN = {"SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "15"}
+
+
+def over(bus: str) -> tuple[str, str]:
+    """Flags of an engine that shares text; `engine_of` knows where."""
+    return ("--seer-config", json.dumps({"bus": f"{bus}-url"}))
+
+
 SIDES = {
     "stock": (("--disable-overlap-schedule",), {"SGLANG_SEER": "off"}),
     "seer": (CARELESS, {}),
@@ -62,7 +73,12 @@ SIDES = {
         {"SGLANG_SEER_KERNELS": "triton", "TRITON_INTERPRET": "1"},
     ),
     "stock-tp2": ((*TWO_RANKS, "--disable-overlap-schedule"), {"SGLANG_SEER": "off", **RANK_CORES}),
-    "seer-tp2": ((*TWO_RANKS, "--scheduler-policy", "seer"), RANK_CORES),
+    "seer-tp2": ((*TWO_RANKS, "--scheduler-policy", "seer", *over("ipc")), RANK_CORES),
+    # Two engines share groups, and the second one is told much that is lost, late, twice or false.
+    "ipc": (("--scheduler-policy", "seer", *over("ipc")), {}),
+    "ipc-fuzzed": (("--scheduler-policy", "seer", *over("ipc")), {}),
+    "redis": (("--scheduler-policy", "seer", *over("redis")), {}),
+    "redis-fuzzed": (("--scheduler-policy", "seer", *over("redis")), {}),
     "mutant": (("--scheduler-policy", "seer"), {}),
 }
 # Draws a node's token with the noise of the next position: a verifier that is wrong in the least visible way.
@@ -76,7 +92,18 @@ import sglang_seer.engine.pacing as pacing
 pacing.pads_widths = lambda device_type: True
 """
 # What a server runs before anything else.
-CUSTOMIZED = {"mutant": MUTANT, "as-on-gpu": FEW_WIDTHS}
+FUZZED_BUS = Path(__file__).with_name("fuzzed_bus.py").read_text()
+CUSTOMIZED = {
+    "mutant": MUTANT,
+    "as-on-gpu": FEW_WIDTHS,
+    "ipc-fuzzed": FUZZED_BUS,
+    "redis-fuzzed": FUZZED_BUS,
+}
+
+
+def existing_path() -> list[str]:
+    """Folders that this process was told to import from."""
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 class Engine:
@@ -120,7 +147,18 @@ class Engine:
 
 
 @pytest.fixture(scope="session")
-def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Engine]]:
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real server, which a test may kill and start again."""
+    if not programs():
+        pytest.skip("neither redis-server nor valkey-server is installed: apt-get install redis-server")
+    with RedisServer(tmp_path_factory.mktemp("redis"), program=programs()[0]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def engine_of(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], Engine]]:
     """Engine by name of SIDES, started at first use and stopped at the end."""
     folder = tmp_path_factory.mktemp("engines")
     for name, code in CUSTOMIZED.items():
@@ -134,7 +172,9 @@ def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
                 flags, extra = SIDES[name]
                 environment = {"SGLANG_PLATFORM": "seer_cpu", "HF_HUB_OFFLINE": "1", **extra}
                 if name in CUSTOMIZED:
-                    environment["PYTHONPATH"] = str(folder / name)
+                    environment["PYTHONPATH"] = os.pathsep.join([str(folder / name), *existing_path()])
+                url = request.getfixturevalue("redis_server").url if name.startswith("redis") else f"ipc://{folder}/bus"
+                flags = tuple(re.sub("(ipc|redis)-url", url, flag) for flag in flags)
                 plan = ServerPlan(
                     label=name, port=pick_port(None), flags=(*COMMON_FLAGS, *flags), environment=environment
                 )

@@ -1,0 +1,155 @@
+"""Two real Seer engines on the CPU with groups split over them, sharing nothing, over ZeroMQ, and over Redis.
+
+Sample i of each group goes to engine i modulo 2. Seeds are fixed, so samples are the same in all three cases, and only
+how many tokens a verification step yields may differ. Every step verifies all nodes that the index proposes: the budget
+follows measured step times, and those say more of what else the machine does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from bench.bus.redis_server import RedisServer, programs
+from bench.rows import ROOT
+from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
+
+REASONER = ROOT / "examples" / "tiny_reasoner"
+ENGINES = 2
+START_TIMEOUT_S = 240.0
+REQUEST_TIMEOUT_S = 300.0
+ENVIRONMENT = {"SGLANG_PLATFORM": "seer_cpu", "HF_HUB_OFFLINE": "1"}
+# Runs in an engine's process before anything else.
+ALL_NODES = """
+import numpy as np
+import sglang_seer.engine.pacing as pacing
+pacing.Pacer.begin = lambda self, batch: self._widths[-1]
+pacing.Pacer.choose = lambda self, proposal, context, priorities: (proposal, int(np.diff(proposal.starts).max()))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """prompts x samples requests of at most `limit` tokens; running: most at once on an engine."""
+
+    prompts: int
+    samples: int
+    limit: int = 1024
+    running: int = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """tokens: of each sample. steps: verification steps of all. buses: what each engine's status says of its bus."""
+
+    tokens: list[list[int]]
+    steps: int
+    buses: list[dict[str, Any]]
+
+    @property
+    def acceptance(self) -> float:
+        """Tokens a verification step, bonus included; the first token of a sample comes from prefill."""
+        return sum(len(one) - 1 for one in self.tokens) / self.steps
+
+
+def buses() -> list[str]:
+    """Ways to share that this machine has."""
+    return ["none", "ipc", *(["redis"] if programs() else [])]
+
+
+def run(bus: str, rollout: Rollout, repetitions: int) -> list[Outcome]:
+    """The rollout, again and again on the same engines, which forget what they know in between."""
+    prompts = _prompts(rollout.prompts)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        options = {} if bus == "none" else {"bus": stack.enter_context(_url(bus, Path(folder)))}
+        (Path(folder) / "sitecustomize.py").write_text(ALL_NODES)
+        plans = [_plan(i, Path(folder), rollout, options) for i in range(ENGINES)]
+        servers = [stack.enter_context(serve(plan, Path(folder))) for plan in plans]
+        for server in servers:
+            server.wait_until_ready(START_TIMEOUT_S)
+        outcomes = []
+        for repetition in range(repetitions):
+            for server in servers:
+                # As a trainer does; on Redis the text of other weights stays.
+                _post(server, "update_weight_version", {"new_version": f"w{repetition}"})
+                _post(server, "flush_cache", {})
+            outcomes.append(_roll_out(servers, prompts, rollout))
+        return outcomes
+
+
+@contextmanager
+def _url(bus: str, folder: Path) -> Iterator[str]:
+    if bus == "ipc":
+        yield f"ipc://{folder}/bus"
+        return
+    with RedisServer(folder, program=programs()[0]) as server:
+        yield server.url
+
+
+def _plan(number: int, folder: Path, rollout: Rollout, options: dict[str, Any]) -> ServerPlan:
+    flags = (
+        *("--model-path", str(REASONER / "model"), "--dtype", "float32"),
+        *("--max-total-tokens", str(2 * rollout.running * rollout.limit)),
+        *("--max-running-requests", str(rollout.running)),
+        "--enable-deterministic-inference",
+        *("--scheduler-policy", "seer", "--seer-config", json.dumps(options)),
+    )
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    return ServerPlan(label=f"engine{number}", port=pick_port(None), flags=flags, environment=environment)
+
+
+def _prompts(count: int) -> list[list[int]]:
+    from transformers import AutoTokenizer
+
+    sys.path.insert(0, str(REASONER))
+    try:
+        make: Any = import_module("prompts")
+    finally:
+        sys.path.remove(str(REASONER))
+    tokenizer = AutoTokenizer.from_pretrained(REASONER / "model")
+
+    def ids(text: str) -> list[int]:
+        chat = [{"role": "user", "content": text}]
+        rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        found: list[int] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        return found
+
+    return [ids(line["prompt"]) for line in make.make_prompts(seed=0, n=count)]
+
+
+def _roll_out(servers: Sequence[Server], prompts: Sequence[list[int]], rollout: Rollout) -> Outcome:
+    def generate(job: tuple[int, int]) -> Any:
+        prompt, sample = job
+        sampling = {
+            "temperature": 1.0,
+            "max_new_tokens": rollout.limit,
+            "sampling_seed": 10_000 * prompt + sample,
+            "custom_params": {"seer": {"group": f"g{prompt}", "sample": sample}},
+        }
+        body = {"input_ids": prompts[prompt], "sampling_params": sampling}
+        return _post(servers[sample % ENGINES], "generate", body).json()
+
+    jobs = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(rollout.samples)]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        answers = list(pool.map(generate, jobs))
+    states = [requests.get(f"{one.plan.url}/server_info", timeout=REQUEST_TIMEOUT_S).json() for one in servers]
+    found = [state["internal_states"][0]["sglang_seer"].get("bus", {}) for state in states]
+    steps = sum(answer["meta_info"]["spec_verify_ct"] for answer in answers)
+    return Outcome([answer["output_ids"] for answer in answers], steps, found)
+
+
+def _post(server: Server, path: str, body: Any) -> requests.Response:
+    answer = requests.post(f"{server.plan.url}/{path}", json=body, timeout=REQUEST_TIMEOUT_S)
+    answer.raise_for_status()
+    return answer
