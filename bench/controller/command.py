@@ -108,11 +108,12 @@ async def _measure(options: argparse.Namespace) -> Measured:
         max_running=math.ceil(options.in_flight / options.engines),
         buffer_requests=options.in_flight + options.in_flight // 4,
         silent_s=60.0,
+        connect_s=60.0,
     )
     with _engines(options, chunk_s / options.chunk_tokens) as urls:
         async with RolloutController(urls, config=config) as rollout:
             consumer = asyncio.create_task(_consume(rollout, options.chunk_tokens * CHUNKS))
-            while rollout.buffer.running < 0.99 * options.in_flight:
+            while rollout.buffer.running < 0.95 * options.in_flight:
                 await asyncio.sleep(0.1)
             # Chunks that began together end together: wait until they are spread.
             await asyncio.sleep(2 * chunk_s)

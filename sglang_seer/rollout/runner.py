@@ -19,8 +19,9 @@ from sglang_seer.rollout.seams import Seams
 from sglang_seer.rollout.timing import until_set
 from sglang_seer.rollout.verdict import Verdict, judge
 
-# A pass over the waiting requests costs at most this share of the time.
+# A pass over the waiting requests costs at most this share of the time, and waits at most so long for more to do.
 PASS_SHARE = 0.1
+LONGEST_PAUSE_S = 0.05
 
 
 class ChunkRunner:
@@ -76,7 +77,7 @@ class ChunkRunner:
                     chunk = self._chunk(assignment, self._links[assignment.engine])
                     self._tasks[assignment.request.arrival] = asyncio.create_task(self._guard(chunk))
             # What changes while a pass would still be paid for is taken together by the next one.
-            await asyncio.sleep((loop.time() - started_s) / PASS_SHARE)
+            await asyncio.sleep(min((loop.time() - started_s) / PASS_SHARE, LONGEST_PAUSE_S))
             await until_set(self.wake, config.poll_s)
 
     async def _guard(self, chunk: Awaitable[None]) -> None:
