@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from bench.rows import ROOT, Row, header, median_row, table, write_json
 from sglang_seer.rollout import Prompt, RolloutConfig, RolloutController
+from sglang_seer.rollout.timing import run
 
 BENCH = "controller"
 PROMPT_TOKENS = 256
@@ -58,16 +59,16 @@ def main(argv: Sequence[str]) -> int:
     case = f"{options.engines} engines, {options.in_flight:,} in flight, {options.rate:,} chunks/s wanted"
     runs = []
     for number in range(options.repetitions):
-        runs.append(asyncio.run(_measure(options)))
+        runs.append(run(_measure(options)))
         print(f"controller: run {number + 1}: {runs[-1]}", file=sys.stderr, flush=True)
     rows = [
-        median_row(BENCH, "seer", case, "chunks_a_second", [run.chunks_a_second for run in runs], "1/s"),
-        median_row(BENCH, "seer", case, "cpu_share", [run.cpu_share for run in runs], "cores"),
+        median_row(BENCH, "seer", case, "chunks_a_second", [one.chunks_a_second for one in runs], "1/s"),
+        median_row(BENCH, "seer", case, "cpu_share", [one.cpu_share for one in runs], "cores"),
         median_row(
-            BENCH, "seer", case, "cpu_a_chunk", [1e6 * run.cpu_share / run.chunks_a_second for run in runs], "us"
+            BENCH, "seer", case, "cpu_a_chunk", [1e6 * one.cpu_share / one.chunks_a_second for one in runs], "us"
         ),
-        median_row(BENCH, "seer", case, "in_flight", [run.in_flight for run in runs], "requests"),
-        median_row(BENCH, "seer", case, "peak_memory", [run.memory_mb for run in runs], "MB"),
+        median_row(BENCH, "seer", case, "in_flight", [one.in_flight for one in runs], "requests"),
+        median_row(BENCH, "seer", case, "peak_memory", [one.memory_mb for one in runs], "MB"),
     ]
     print(table(case, ("of one controller process", "median", "least", "most"), [_line(row) for row in rows]))
     if options.json:
