@@ -312,8 +312,9 @@ class RolloutController:
         self._runner.stop(requests, reason)
         self._out.put_nowait(None)
 
-    def new_weights(self) -> None:
-        """Tells that all engines have other weights now: nothing that was learnt under the old ones holds."""
+    def new_weights(self, version: str) -> None:
+        """Tells that all engines have weights of that version now: nothing that was learnt under others holds."""
+        self._runner.weight_version = version
         self._buffer.new_weights()
 
     # What has ended
