@@ -11,6 +11,7 @@ import json
 import sys
 
 from bench.controller.stub import Behaviour, Stub
+from sglang_seer.rollout.timing import run
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("mean_tokens", type=int)
     parser.add_argument("capacity_tokens", type=int)
     args = parser.parse_args()
-    asyncio.run(_serve(args))
+    run(_serve(args))
 
 
 async def _serve(args: argparse.Namespace) -> None:

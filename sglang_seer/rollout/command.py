@@ -30,6 +30,7 @@ from sglang_seer.rollout.output import Output
 from sglang_seer.rollout.progress import Progress
 from sglang_seer.rollout.prompts import BadLineError, read_prompts
 from sglang_seer.rollout.samples import Prompt
+from sglang_seer.rollout.timing import run
 
 SHOWN_FAILURES = 20
 
@@ -100,7 +101,7 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     logging.basicConfig(level=logging.WARNING, format="rollout: %(message)s")
     try:
-        return asyncio.run(_until_interrupted(_run(args)))
+        return run(_until_interrupted(_run(args)))
     except (ValueError, EngineError, RolloutError, OSError) as error:
         print(f"rollout: {error}", file=sys.stderr)
         return 2

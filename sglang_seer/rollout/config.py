@@ -22,6 +22,8 @@ class RolloutConfig:
     buffer_requests: prompts are taken from their source while fewer requests are unfinished. undelivered_samples: no
     new chunks while so many finished samples wait for the caller.
     one_weight_version: a sample that meets other weights than it began with starts again.
+    shared_kv: engines share a KV store: chunks carry the weight version as SGLang's `extra_key`, so that no engine
+    takes KV of other weights from it.
     poll_s: between looks at an engine. silent_s: an engine with chunks that sends nothing for so long is asked for its
     health. health_s: and has so long to answer. no_engine_s: the rollout fails when no engine was up for so long.
     strikes: answers in a row that were none, after which an engine rests for backoff_s, twice as long each time.
@@ -37,6 +39,7 @@ class RolloutConfig:
     buffer_requests: int = 32_768
     undelivered_samples: int = 4_096
     one_weight_version: bool = False
+    shared_kv: bool = False
     poll_s: float = 1.0
     silent_s: float = 10.0
     health_s: float = 25.0

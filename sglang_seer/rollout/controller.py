@@ -39,6 +39,8 @@ from sglang_seer.rollout.seams import Seams, Tokenizer
 
 Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
 Reward = Callable[[Sample], Awaitable[Any]]
+# How long prompts are taken in at a stretch.
+FEED_TURN_S = 0.02
 OnRefused = Callable[[Prompt, ValueError], None]
 
 
@@ -244,6 +246,7 @@ class RolloutController:
     async def _submit_all(
         self, prompts: Prompts, done: Collection[tuple[str, int]], on_refused: OnRefused | None
     ) -> None:
+        turn_s = time.monotonic()
         async for prompt in _each(prompts):
             while len(self._buffer) + self._undelivered >= self.config.buffer_requests:
                 self._drained.clear()
@@ -256,8 +259,10 @@ class RolloutController:
                 on_refused(prompt, error)
                 continue
             self._submit(requests)
-            # Long lists of prompts leave the others their turns.
-            await asyncio.sleep(0)
+            # Long lists of prompts leave the others their turns, but not after each prompt: turns may be long.
+            if time.monotonic() - turn_s > FEED_TURN_S:
+                await asyncio.sleep(0)
+                turn_s = time.monotonic()
 
     def _requests_of(self, prompt: Prompt, done: Collection[tuple[str, int]]) -> list[Request]:
         """Raises ValueError for a prompt that cannot be served."""
@@ -307,8 +312,9 @@ class RolloutController:
         self._runner.stop(requests, reason)
         self._out.put_nowait(None)
 
-    def new_weights(self) -> None:
-        """Tells that all engines have other weights now: nothing that was learnt under the old ones holds."""
+    def new_weights(self, version: str) -> None:
+        """Tells that all engines have weights of that version now: nothing that was learnt under others holds."""
+        self._runner.weight_version = version
         self._buffer.new_weights()
 
     # What has ended

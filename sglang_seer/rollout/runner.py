@@ -46,6 +46,7 @@ class ChunkRunner:
     ) -> None:
         self.wake = asyncio.Event()
         self.generated_tokens = 0
+        self.weight_version = "0"
         self._config, self._buffer, self._links = config, buffer, links
         self._seams, self._eos, self._journal, self._recorder = seams, eos, journal, recorder
         self._finished, self._failed = finished, failed
@@ -153,7 +154,9 @@ class ChunkRunner:
             generated=len(request.output_ids), tokens=tokens, seed=request.seed, hints=hints
         )
         sampling.setdefault("stream_interval", self._config.stream_interval)
+        namespace = {"extra_key": f"seer-weights-{self.weight_version}"} if self._config.shared_kv else {}
         return {
+            **namespace,
             "rid": f"seer-{self._name}-{request.arrival}-{self._attempts}",
             "input_ids": request.input_ids + request.output_ids,
             "sampling_params": sampling,

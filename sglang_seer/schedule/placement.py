@@ -48,12 +48,6 @@ class EngineLoad:
     outside_tokens: int = 0
     slowdown: float = 1.0
 
-    def has_room(self, tokens: int) -> bool:
-        """An idle engine takes anything: what is larger than its memory has no better place."""
-        if not self.in_flight:
-            return True
-        return self.has_slot and self.reserved_tokens + self.outside_tokens + tokens <= self.capacity_tokens
-
     @property
     def has_slot(self) -> bool:
         return self.in_flight + self.outside < self.slots
@@ -77,6 +71,7 @@ def place(
 ) -> Placement | None:
     """An engine for a chunk that may need so many KV slots, None where none has room.
 
+    An idle engine takes anything: what is larger than its memory has no better place.
     cached_tokens: length of the request's prefix that an engine is believed to hold. Equal engines: the first.
     """
     lightest: EngineLoad | None = None
@@ -85,17 +80,26 @@ def place(
     most = total = 0.0
     longest = count = 0
     for engine in engines:
-        load = engine.load
+        # `EngineLoad.load` and more, written out: this runs for every engine with every chunk.
+        in_flight, outside = engine.in_flight, engine.outside
+        load = (in_flight + outside + 1) * engine.slowdown
         count += 1
         total += load
-        low, most = min(low, load), max(most, load)
-        if not engine.has_room(need_tokens):
+        if load < low:
+            low = load
+        if load > most:
+            most = load
+        if in_flight and (
+            in_flight + outside >= engine.slots
+            or engine.reserved_tokens + engine.outside_tokens + need_tokens > engine.capacity_tokens
+        ):
             continue
         if load < least:
             lightest, least = engine, load
-        cached = cached_tokens.get(engine.name, 0) if cached_tokens else 0
-        if cached > longest or (cached == longest and home is not None and load < home_load):
-            home, longest, home_load = engine, cached, load
+        if cached_tokens:
+            cached = cached_tokens.get(engine.name, 0)
+            if cached > longest or (cached == longest and home is not None and load < home_load):
+                home, longest, home_load = engine, cached, load
     if lightest is None:
         return None
     balanced = most - low <= min(rules.balance_spread, 1 + total / count / 4)
