@@ -4,6 +4,7 @@ Exit status: 0 all samples are identical, 1 a sample differs, 2 wrong input or a
 """
 
 import argparse
+import json
 import shutil
 import signal
 import sys
@@ -42,7 +43,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--chunk-tokens", type=_positive, default=512, help="of Seer's divided rollout over several engines"
     )
-    parser.add_argument("--max-running-requests", type=_positive, default=32, help="of each server")
+    parser.add_argument("--max-running-requests", type=_positive, default=16, help="of each server")
     parser.add_argument("--kv-tokens", type=_positive, help="KV slots of each server; default: a quarter of the demand")
     parser.add_argument("--port", type=int, help="of the first server, on the loopback address; default: any free one")
     parser.add_argument("--picture", type=Path, default=Path("seer-demo.png"), help="where the picture goes")
@@ -104,17 +105,18 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
     rollouts = {}
     for side in (stock, seer):
         environment = {**shared_environment(), **side.environment}
+        # One engine schedules by itself; over several the controller decides who runs where, and they share text.
+        divided = side is seer and args.engines > 1
+        sharing = ("--seer-config", json.dumps({"bus": f"ipc://{folder}/bus"})) if divided else ()
         plans = [
             ServerPlan(
                 label=side.label if len(ports) == 1 else f"{side.label}-{number}",
                 port=port,
-                flags=(*shared, *side.flags),
+                flags=(*shared, *side.flags, *sharing),
                 environment=environment,
             )
             for number, port in enumerate(ports, 1)
         ]
-        # One engine schedules by itself; over several the controller decides who runs where.
-        divided = side is seer and args.engines > 1
         rollouts[side.label] = run_side(
             side.label,
             plans,

@@ -44,6 +44,7 @@ class RolloutConfig:
     silent_s: float = 10.0
     health_s: float = 25.0
     connect_s: float = 5.0
+    stalled_s: float = 300.0
     no_engine_s: float = 60.0
     strikes: int = 3
     backoff_s: float = 1.0

@@ -103,6 +103,7 @@ class RolloutController:
             self._links,
             recorder=self._recorder,
             evict=self._runner.evict,
+            break_stalled=self._runner.break_stalled,
             wake=self._runner.wake,
         )
         self._drained = asyncio.Event()

@@ -32,11 +32,13 @@ class Fleet:
         *,
         recorder: Recorder,
         evict: Evict,
+        break_stalled: Callable[[EngineLink], None],
         wake: asyncio.Event,
     ) -> None:
         self.config, self.buffer, self.links, self.recorder = config, buffer, links, recorder
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._evict = evict
+        self.break_stalled = break_stalled
         self._wake = wake
 
     async def open(self, urls: Sequence[str]) -> None:

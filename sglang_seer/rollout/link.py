@@ -83,6 +83,8 @@ class EngineLink:
         self.last_error = "not asked yet"
         # Seconds a token of one request takes, smoothed; None before the first chunk.
         self.pace_s: float | None = None
+        # By request id: when a running chunk last got something.
+        self.pulses: dict[str, float] = {}
         self._aborts: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -150,9 +152,11 @@ class EngineLink:
 
         def take(data: bytes) -> None:
             self.signed()
+            self.pulses[body["rid"]] = self.last_sign_s
             reader.feed(data)
 
         broken = None
+        self.pulses[body["rid"]] = asyncio.get_running_loop().time()
         try:
             await self._wire.post("/generate", msgspec.json.encode(body), take)
         except asyncio.CancelledError as error:
@@ -167,6 +171,8 @@ class EngineLink:
             broken = f"connection: {error or type(error).__name__}"
             self.last_error = broken
             self.suspect.set()
+        finally:
+            del self.pulses[body["rid"]]
         return outcome_of(reader, broken)
 
 

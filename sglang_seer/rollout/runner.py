@@ -54,6 +54,7 @@ class ChunkRunner:
         self._begun: set[int] = set()
         # Chunks that are to be broken off, and why.
         self._evicted: dict[int, str] = {}
+        self._arrivals: dict[str, int] = {}  # by request id, of chunks under way
         self._name = uuid4().hex[:8]
         self._attempts = 0
 
@@ -94,6 +95,15 @@ class ChunkRunner:
             self._break_off(request, why)
         return [self._tasks[request.arrival] for request in requests]
 
+    def break_stalled(self, link: EngineLink) -> None:
+        """Chunks that their engine has lost, or keeps from going on, go on elsewhere."""
+        before_s = asyncio.get_running_loop().time() - self._config.stalled_s
+        stalled = {self._arrivals[rid] for rid, last_s in link.pulses.items() if last_s < before_s}
+        for request in self._buffer.on_engine(link.url) if stalled else ():
+            if request.arrival in stalled and request.arrival not in self._evicted:
+                request.avoid.add(link.url)
+                self._break_off(request, "stalled")
+
     def stop(self, requests: Iterable[Request], reason: str) -> None:
         """Ends requests with what they have, as samples with that finish reason."""
         for request in requests:
@@ -127,9 +137,10 @@ class ChunkRunner:
         started_s, began_s = time.time(), loop.time()
         outcome = Outcome(None, self._evicted.get(request.arrival))
         if outcome.broken is None:
+            body = self._body(request, assignment.tokens)
             self._begun.add(request.arrival)
+            self._arrivals[body["rid"]] = request.arrival
             try:
-                body = self._body(request, assignment.tokens)
                 outcome = await link.generate(body, most=assignment.tokens, logprobs=self._config.logprobs)
             except Cancelled as error:
                 if request.arrival not in self._evicted:
@@ -137,6 +148,7 @@ class ChunkRunner:
                 outcome = Outcome(error.part, self._evicted[request.arrival])
             finally:
                 self._begun.discard(request.arrival)
+                del self._arrivals[body["rid"]]
         self._evicted.pop(request.arrival, None)
         del self._tasks[request.arrival]
         self._settle(assignment, link, outcome, started_s, loop.time() - began_s)

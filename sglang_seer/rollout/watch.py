@@ -45,6 +45,8 @@ async def _look(link: EngineLink, fleet: Fleet) -> None:
         ours = max(before, engine.in_flight)
         engine.outside = max(0, load.running + load.waiting - ours)
         engine.outside_tokens = max(0, load.used_tokens - engine.reserved_tokens) if engine.outside else 0
+        if not load.waiting:
+            fleet.break_stalled(link)
     fleet.note_paces()
     now_s = asyncio.get_running_loop().time()
     silent = now_s - link.last_sign_s > config.silent_s if engine.in_flight else load is None

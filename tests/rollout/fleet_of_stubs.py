@@ -11,7 +11,15 @@ from sglang_seer.rollout.controller import RolloutController
 from sglang_seer.rollout.samples import Prompt, Sample
 
 # Short waits, so that a test that waits for a verdict on an engine does not take long.
-FAST = {"poll_s": 0.05, "silent_s": 0.3, "health_s": 0.3, "connect_s": 1.0, "backoff_s": 0.1, "no_engine_s": 1.0}
+FAST = {
+    "poll_s": 0.05,
+    "silent_s": 0.3,
+    "health_s": 0.3,
+    "connect_s": 1.0,
+    "backoff_s": 0.1,
+    "no_engine_s": 1.0,
+    "stalled_s": 2.0,
+}
 LIMIT = 120
 MEAN_TOKENS = 80
 

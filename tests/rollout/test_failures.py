@@ -10,6 +10,7 @@ import pytest
 from bench.controller.stub import Behaviour, Stub
 from sglang_seer.rollout.client import EngineError, RolloutError
 from sglang_seer.rollout.controller import RolloutController
+from sglang_seer.rollout.samples import Sample
 from tests.rollout.fleet_of_stubs import (
     LIMIT,
     assert_settled,
@@ -223,3 +224,29 @@ async def test_a_healthy_engine_among_strangers_is_found_out(free_port: int) -> 
         async with RolloutController([engine.url], config=config()):
             pass
     await engine.kill()
+
+
+async def lost_chunks(stalled_s: float) -> tuple[list[Sample], RolloutController]:
+    """An engine that forgets what it had and is well again: it answers, and sends nothing of what it forgot."""
+
+    async def forget(controller: RolloutController, engines: list[Stub]) -> None:
+        await until(lambda: len(engines[0].running) > 3)
+        engines[0].behaviour.fault = "hang"
+        await asyncio.sleep(0.1)
+        engines[0].behaviour.fault = None
+
+    async with stubs(2, seconds_per_token=SLOW) as engines:
+        return await disturbed(engines, prompts(10), forget, stalled_s=stalled_s)
+
+
+async def test_chunks_that_a_healthy_engine_lost_go_on_elsewhere() -> None:
+    samples, controller = await lost_chunks(0.5)
+    assert_undisturbed(samples, prompts(10))
+    assert controller.counts.broken["stalled"] > 0
+    assert controller.counts.engines_lost == 0
+
+
+async def test_patience_alone_does_not_bring_lost_chunks_back() -> None:
+    """Negative control."""
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(lost_chunks(60.0), 3.0)
