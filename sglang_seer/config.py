@@ -41,7 +41,7 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     draft_nodes: int = 16
     draft_depth: int = 16
     starvation_limit: int = 4096
-    overflow_risk: float = 0.02
+    overflow_risk: float = 0.005
     chunk_tokens: int = 4096
     draft_memory: bool = False
     step_time_profile: str | None = None

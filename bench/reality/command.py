@@ -92,7 +92,7 @@ def _measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, dict[str
                     engines=engines,
                     model=options.model.absolute(),
                     # So many engines share the demand.
-                    kv_tokens=max(pool_tokens(plan) for plan in plans) // engines + options.max_new_tokens // engines,
+                    kv_tokens=max(pool_tokens(plan, engines) for plan in plans) + options.max_new_tokens // engines,
                     max_running=options.max_running_requests,
                     folder=Path(folder),
                 )

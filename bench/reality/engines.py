@@ -69,7 +69,7 @@ async def _together(servers: Sequence[Server], requests: Sequence[GenerateReques
             await asyncio.gather(
                 *(
                     roll_out(
-                        client,
+                        [client],
                         [request for request in requests if at[request.group] == number],
                         on_finish=lambda _: None,
                         on_load=lambda _: None,

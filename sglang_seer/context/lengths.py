@@ -214,7 +214,8 @@ class ContextLengths:
             mean, variance = siblings.belief(population)
         else:
             mean, variance = siblings.belief_without(member, population)
-        return LogNormal(mean, sqrt(variance + population.within), generated_tokens, limit_tokens)
+        whole = variance + population.within
+        return LogNormal(mean, sqrt(whole), generated_tokens, limit_tokens, variance / whole)
 
     def expected_tokens(self, group: str, limit_tokens: int) -> float:
         siblings = self._groups.get(group)

@@ -22,6 +22,11 @@ class Remaining(Protocol):
     @property
     def mean(self) -> float: ...
 
+    @property
+    def shared(self) -> float:
+        """Share of the doubt, 0 to 1, that all unfinished siblings have in common."""
+        ...
+
     def quantile(self, q: float) -> float:
         """The number of tokens that is not exceeded with probability q, 0 <= q <= 1."""
         ...
@@ -69,6 +74,7 @@ class Exactly:
     """A guess that knows no doubt."""
 
     mean: float
+    shared: float = 0.0
 
     def quantile(self, q: float) -> float:
         return self.quantiles((q,))[0]
@@ -83,13 +89,15 @@ class Exactly:
 class LogNormal:
     """Remaining tokens of a response whose log length is normal, longer than `generated` and cut at `limit`.
 
-    centre, spread: mean and standard deviation of the log of the uncut length in tokens. spread > 0.
+    centre, spread: mean and standard deviation of the log of the uncut length in tokens. spread > 0. shared: share of
+    spread squared that is doubt about the prompt, not about the sample.
     """
 
     centre: float
     spread: float
     generated_tokens: int
     limit_tokens: int
+    shared: float = 0.0
 
     def _within(self, total_tokens: float) -> float:
         return min(max(total_tokens - self.generated_tokens, 1.0), float(self.limit_tokens - self.generated_tokens))

@@ -34,11 +34,25 @@ class Admission:
         """KV slots of a request that drafts take besides: SGLang keeps two steps allocated."""
         return 2 * (get_spec().speculative_num_draft_tokens or 0)
 
-    def load(self, request: Any, kv_tokens: int, *, reserve_tokens: int = 0) -> Load:
+    def load(self, request: Any, kv_tokens: int) -> Load:
         """The request's future in the pool; kv_tokens: what it holds of the pool, shared prefixes left out."""
+        identity = self._states.of(request).identity
         return Load.of(
-            kv_tokens, self.remaining(request), reserve_tokens=reserve_tokens, chunk_tokens=self._chunk(request)
+            kv_tokens,
+            self.remaining(request),
+            reserve_tokens=self.reserve_tokens,
+            chunk_tokens=self._chunk(request),
+            group=identity.group if identity is not None else None,
         )
+
+    def running(self, request: Any) -> Load:
+        """Of a request that decodes: it gives back what it generated; its prompt may be its siblings' as well."""
+        return self.load(request, len(request.output_ids))
+
+    def gives_back(self, request: Any) -> int:
+        """KV slots that a request holds now and a load counts: what it generated, and what is allocated ahead."""
+        ahead = request.kv.kv_allocated_len - len(request.origin_input_ids) - len(request.output_ids)
+        return len(request.output_ids) + max(ahead, 0)
 
     def joined(self, request: Any) -> None:
         """Count what a request costs that comes back after a yield."""
@@ -75,6 +89,7 @@ def adder_class(stock: type[PrefillAdder], admission: Admission) -> type[Prefill
         """One prefill pass."""
 
         _running: list[Load] | None = None
+        _held = 0
 
         def _get_running_request_total_token_offset(self, req: Any) -> int:
             # What running requests will still need is in the loads.
@@ -93,14 +108,12 @@ def adder_class(stock: type[PrefillAdder], admission: Admission) -> type[Prefill
         def _fits(self, req: Any) -> bool:
             running = () if self.running_batch is None else self.running_batch.reqs
             if self._running is None:
-                # A running response gives back what it generated; its prompt may be its siblings' as well.
-                self._running = [admission.load(request, len(request.output_ids)) for request in running]
+                self._running = [admission.running(request) for request in running]
+                self._held = sum(admission.gives_back(request) for request in running)
             joined = [admission.load(request, request.extend_len) for request in self.can_run_list]
-            candidate = admission.load(req, len(req.full_untruncated_fill_ids), reserve_tokens=admission.reserve_tokens)
-            loads = [*self._running, *joined]
-            held = sum(load.kv_tokens for load in loads)
-            capacity = int(self.rem_total_tokens) + held
-            return capacity > 0 and admit(loads, [candidate], capacity, risk=admission.risk) > 0
+            candidate = admission.load(req, len(req.full_untruncated_fill_ids))
+            capacity = int(self.rem_total_tokens) + self._held + sum(load.kv_tokens for load in joined)
+            return capacity > 0 and admit([*self._running, *joined], [candidate], capacity, risk=admission.risk) > 0
 
     return SeerPrefillAdder
 

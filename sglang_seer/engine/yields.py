@@ -47,8 +47,8 @@ class Yields:
             return
         finishing = set(map(id, scheduler._reqs_finishing_inflight(batch)))
         decision = self._policy.decision(scheduler.waiting_queue, batch)
-        loads = {place: self._admission.load(r, len(r.output_ids)) for place, r in enumerate(batch.reqs)}
-        capacity = sum(load.kv_tokens for load in loads.values()) + _free_tokens(scheduler)
+        loads = {place: self._admission.running(request) for place, request in enumerate(batch.reqs)}
+        capacity = sum(map(self._admission.gives_back, batch.reqs)) + _free_tokens(scheduler)
         leaving: dict[int, str] = {}
         for place in ended:
             request = batch.reqs[place]

@@ -272,7 +272,7 @@ class RequestBuffer:
             remaining = self.lengths.remaining(request.group, generated, limit, member=request.arrival)
             chunk = None if request.plan.whole else self.chunk_tokens
             ends = Exactly(limit - generated) if request.plan.sampling.get("ignore_eos") else remaining
-            request.load = Load.of(generated, ends, chunk_tokens=chunk)
+            request.load = Load.of(generated, ends, chunk_tokens=chunk, group=request.group)
         return request.load
 
     def _need_tokens(self, request: Request) -> int:

@@ -9,7 +9,8 @@ request gained one token a step:
 A batch is safe when, at each of a few times, use(t) exceeds the pool with a chance of at most `risk`. Any of three
 bounds will do: the plan in which each request stays until its own quantile of 1 - risk / n (Bonferroni; whatever
 depends on what), Bernstein's inequality (independent requests), and from eight requests on the normal quantile with a
-correction for skew (Cornish and Fisher; an approximation for independent ones, the sharpest for many). Requests that
+correction for skew (Cornish and Fisher; an approximation for independent ones, the sharpest for many). The last two see
+siblings as one block as far as their doubt is about the prompt: longest-first runs whole groups at once. Requests that
 yield at a chunk boundary free their place there, so they count until then only.
 """
 
@@ -41,7 +42,8 @@ class Load:
 
     kv_tokens: held now; of a waiting request, after its prefill. remaining_tokens: quantiles at LEVELS of the tokens
     still to come. reserve_tokens: held besides, for the drafts of a step. chunk_tokens: tokens until it yields, None if
-    it does not. cached_tokens: of kv_tokens, those that stay in the prefix cache if it is retracted.
+    it does not. cached_tokens: of kv_tokens, those that stay in the prefix cache if it is retracted. group: whose
+    siblings it has; shared: share of the doubt that they have in common, 0 to 1.
     """
 
     kv_tokens: int
@@ -49,6 +51,8 @@ class Load:
     reserve_tokens: int = 0
     chunk_tokens: int | None = None
     cached_tokens: int = 0
+    group: str | None = None
+    shared: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("kv_tokens", "reserve_tokens", "cached_tokens"):
@@ -56,6 +60,8 @@ class Load:
                 raise ValueError(f"{name}: got {getattr(self, name)}, wanted 0 or more")
         if self.cached_tokens > self.kv_tokens:
             raise ValueError(f"cached_tokens: got {self.cached_tokens}, wanted at most kv_tokens = {self.kv_tokens}")
+        if not 0 <= self.shared <= 1:
+            raise ValueError(f"shared: got {self.shared}, wanted 0 to 1")
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
             raise ValueError(f"chunk_tokens: got {self.chunk_tokens}, wanted at least 1, or None")
         points = self.remaining_tokens
@@ -71,8 +77,11 @@ class Load:
         reserve_tokens: int = 0,
         chunk_tokens: int | None = None,
         cached_tokens: int = 0,
+        group: str | None = None,
     ) -> Load:
-        return cls(kv_tokens, remaining.quantiles(LEVELS), reserve_tokens, chunk_tokens, cached_tokens)
+        points = remaining.quantiles(LEVELS)
+        shared = remaining.shared if group is not None else 0.0
+        return cls(kv_tokens, points, reserve_tokens, chunk_tokens, cached_tokens, group, shared)
 
 
 def admit(running: Sequence[Load], waiting: Sequence[Load], capacity_tokens: int, *, risk: float = DEFAULT_RISK) -> int:
@@ -117,10 +126,10 @@ def _safe(running: Sequence[Load], waiting: Sequence[Load], capacity: int, risk:
     holds = held[:, None] + np.minimum(ends, stays[:, -1:])
     first = len(running)
     expected = np.cumsum(there * holds, axis=0)[first:]
-    doubt = there * (1 - there) * holds**2
+    doubt, blocks = _doubt(loads, there, holds)
     variance = np.cumsum(doubt, axis=0)[first:]
-    third = np.cumsum(doubt * holds * (1 - 2 * there), axis=0)[first:]
-    largest = np.maximum.accumulate(np.where(doubt > 0, holds, 0.0), axis=0)[first:]
+    third = np.cumsum(doubt * blocks * (1 - 2 * there), axis=0)[first:]
+    largest = np.maximum.accumulate(np.where(doubt > 0, blocks, 0.0), axis=0)[first:]
     odds = log(1 / risk)
     margin = largest * (odds / 3)
     bernstein = expected + margin + np.sqrt(margin**2 + 2 * odds * variance)
@@ -134,6 +143,31 @@ def _safe(running: Sequence[Load], waiting: Sequence[Load], capacity: int, risk:
         plan[level == one] = np.cumsum((stays[:, one, None] > starts) * holds, axis=0)[first:][level == one]
     fits: npt.NDArray[np.bool_] = (np.minimum(np.minimum(bernstein, crowd), plan) <= capacity).all(axis=1)
     return fits
+
+
+def _doubt(
+    loads: Sequence[Load], there: npt.NDArray[np.float64], holds: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """[requests, times] variance that each request adds to those before it, and the size of what leaves together.
+
+    What siblings have in common moves them all at once: standard deviations add up, not variances.
+    """
+    own = there * (1 - there) * holds**2
+    blocks = holds.copy()
+    members: dict[str, list[int]] = {}
+    for place, load in enumerate(loads):
+        if load.group is not None and load.shared > 0:
+            members.setdefault(load.group, []).append(place)
+    for places in members.values():
+        if len(places) == 1:
+            continue
+        shared = np.array([loads[place].shared for place in places])[:, None]
+        common = np.sqrt(shared * own[places])
+        until = np.cumsum(common, axis=0)
+        # A block is as large as its members so far, as far as they move together.
+        blocks[places] = (1 - shared) * holds[places] + shared * np.cumsum(holds[places], axis=0)
+        own[places] = (1 - shared) * own[places] + until**2 - (until - common) ** 2
+    return own, blocks
 
 
 def _survival(points: npt.NDArray[np.float64], times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

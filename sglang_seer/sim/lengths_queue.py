@@ -59,7 +59,7 @@ class LengthsQueue(StockQueue):
         remaining = self._lengths.remaining(
             request.group, min(made, request.limit_tokens - 1), request.limit_tokens, member=request.index
         )
-        return Load.of(prompt_tokens + made, remaining)
+        return Load.of(prompt_tokens + made, remaining, group=request.group)
 
     def finished(self, request: Request) -> None:
         self._buffer.stopped(request)

@@ -50,7 +50,8 @@ RANK_CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
 CARELESS = ("--scheduler-policy", "seer", "--seer-config", '{"overflow_risk": 0.99, "chunk_tokens": 32}')
 # More requests at a time than the pool can take to their ends. SGLang reserves more after a retraction and less again
 # over 600 steps; these samples are shorter than real ones by as much as 15 steps are.
-CROWDED = ("--max-running-requests", "64")
+CROWDED_POOL_TOKENS = 5000
+CROWDED = ("--max-running-requests", "64", "--max-total-tokens", str(CROWDED_POOL_TOKENS))
 BOLD_AGAIN = {"SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "15"}
 
 
@@ -91,6 +92,9 @@ FEW_WIDTHS = """
 import sglang_seer.engine.pacing as pacing
 pacing.pads_widths = lambda device_type: True
 """
+# A server takes 1 to 2 GB.
+SHARED_BY_ALL = ("stock", "seer", "seer-page16")
+MOST_PASSING = 4
 # What a server runs before anything else.
 FUZZED_BUS = Path(__file__).with_name("fuzzed_bus.py").read_text()
 CUSTOMIZED = {
@@ -159,16 +163,26 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def engine_of(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[str], Engine]]:
-    """Engine by name of SIDES, started at first use and stopped at the end."""
+    """Engine by name of SIDES, started at first use; those of few tests are stopped again for others."""
     folder = tmp_path_factory.mktemp("engines")
     for name, code in CUSTOMIZED.items():
         (folder / name).mkdir()
         (folder / name / "sitecustomize.py").write_text(textwrap.dedent(code))
     with ExitStack() as stack:
         started: dict[str, Engine] = {}
+        passing: dict[str, ExitStack] = {}  # by name, in the order of their last use
 
         def start(name: str) -> Engine:
+            if name in passing:
+                passing[name] = passing.pop(name)
             if name not in started:
+                while len(passing) >= MOST_PASSING:
+                    oldest = next(iter(passing))
+                    del started[oldest]
+                    passing.pop(oldest).close()
+                mine = stack
+                if name not in SHARED_BY_ALL:
+                    mine = passing[name] = stack.enter_context(ExitStack())
                 flags, extra = SIDES[name]
                 environment = {"SGLANG_PLATFORM": "seer_cpu", "HF_HUB_OFFLINE": "1", **extra}
                 if name in CUSTOMIZED:
@@ -178,7 +192,7 @@ def engine_of(
                 plan = ServerPlan(
                     label=name, port=pick_port(None), flags=(*COMMON_FLAGS, *flags), environment=environment
                 )
-                server = stack.enter_context(serve(plan, folder))
+                server = mine.enter_context(serve(plan, folder))
                 server.wait_until_ready(START_TIMEOUT_S)
                 started[name] = Engine(server)
             return started[name]

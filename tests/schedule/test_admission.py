@@ -145,6 +145,32 @@ def test_random_rollouts_overflow_no_more_often_than_the_risk(requests: int, chu
     assert use > (0.25 if requests == 4 else 0.5)
 
 
+def overflow_of_siblings(shared: float) -> float:
+    """Share of overflows where whole groups of eight are admitted and prompts differ more than samples.
+
+    shared: what `admit` is told of that, 0 to 1.
+    """
+    rng, overflows, between, within = np.random.default_rng(9), 0, 0.5, 0.3
+    whole = (between**2 + within**2) ** 0.5
+    waiting = [Load.of(100, LogNormal(7.0, whole, 0, 20_000, shared), group=f"g{n // 8}") for n in range(64)]
+    admitted = admit([], waiting, 40_000, risk=0.05)
+    assert admitted >= 8
+    for _ in range(1000):
+        centres = rng.normal(7.0, between, 8)
+        lengths = np.exp([rng.normal(centres[n // 8], within) for n in range(admitted)])
+        overflows += peak([(100, min(float(length), 20_000.0)) for length in lengths]) > 40_000
+    return overflows / 1000
+
+
+def test_siblings_overflow_together() -> None:
+    assert overflow_of_siblings(0.5**2 / (0.5**2 + 0.3**2)) <= 0.06
+
+
+def test_siblings_taken_for_strangers_overflow() -> None:
+    """Negative control."""
+    assert overflow_of_siblings(0.0) > 0.12
+
+
 def test_a_careless_risk_overflows() -> None:
     overflow, _, careless = fill(np.random.default_rng(4), 40, None, risk=0.9)
     _, _, careful = fill(np.random.default_rng(4), 40, None, risk=0.05)
