@@ -159,7 +159,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine_of(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[str], Engine]]:
@@ -200,12 +200,12 @@ def engine_of(
         yield start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stock(engine_of: Callable[[str], Engine]) -> Engine:
     return engine_of("stock")
 
 
-@pytest.fixture(scope="session", params=["seer", "seer-page16"])
+@pytest.fixture(scope="package", params=["seer", "seer-page16"])
 def seer(request: pytest.FixtureRequest, engine_of: Callable[[str], Engine]) -> Engine:
     return engine_of(request.param)
 
