@@ -9,6 +9,8 @@ import aiohttp
 from sglang_seer.rollout.records import GenerateRequest, Generation, Load
 
 SHORT_CALL_S = 10.0
+# A store in a folder removes page after page.
+CLEAR_S = 120.0
 SHOWN_CHARACTERS = 500
 
 
@@ -98,6 +100,10 @@ class EngineClient:
     async def abort(self, rid: str) -> None:
         """Ends a request of that id, if it runs."""
         await self._call("POST", "/abort_request", json={"rid": rid}, timeout_s=SHORT_CALL_S, empty=True)
+
+    async def clear_store(self) -> None:
+        """Empties the KV store behind the engine's prefix cache, for all engines that share it."""
+        await self._call("POST", "/hicache/storage-backend/clear", timeout_s=CLEAR_S, empty=True)
 
     async def _call(
         self, method: str, path: str, *, timeout_s: float | None, empty: bool = False, **options: Any

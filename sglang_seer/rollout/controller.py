@@ -25,6 +25,7 @@ from typing import Any
 
 from sglang_seer.context import ContextLengths, LengthModel
 from sglang_seer.rollout.buffer import Counts, Request, RequestBuffer
+from sglang_seer.rollout.client import RolloutError
 from sglang_seer.rollout.config import RolloutConfig
 from sglang_seer.rollout.events import EventLog
 from sglang_seer.rollout.exact import plan
@@ -317,6 +318,19 @@ class RolloutController:
         """Tells that all engines have weights of that version now: nothing that was learnt under others holds."""
         self._runner.weight_version = version
         self._buffer.new_weights()
+
+    async def release_kv(self) -> None:
+        """Empties the KV store that the engines share: none of it is of use once weights have changed.
+
+        Raises RuntimeError while samples are generated, RolloutError where no engine does it.
+        """
+        if self._active:
+            raise RuntimeError("a rollout is running: its KV is still wanted")
+        # Each of them: in a folder, each engine keeps count of what it wrote.
+        cleared = await asyncio.gather(*(link.clear_store() for link in self._links.values()))
+        if not any(cleared):
+            said = "; ".join(f"{url}: {link.last_error}" for url, link in self._links.items())
+            raise RolloutError(f"no engine emptied its KV store: {said}")
 
     # What has ended
 
