@@ -38,7 +38,7 @@ class InprocBus:
         with _LOCK:
             now_s = time.monotonic()
             self._history.append(new, now_s)
-            self._history.expire(now_s - self._ttl_s)
+            self._history.expire(now_s, self._ttl_s)
             self.traffic.sent_tokens += len(new.tokens)
             for other in self._others():
                 other._deliver(new.select(_among(new, other._groups)))
