@@ -34,7 +34,7 @@ def _forged(frame, fate):
     return frame
 
 
-def unpack(right, data, *place):
+def unpack(right, data, *of):
     fate = _dice.choice(
         ["right"] * 6 + ["lost", "corrupt", "late", "twice", "hostile", "tokens", "offsets", "foreign", "stale"]
     )
@@ -49,7 +49,7 @@ def unpack(right, data, *place):
         data = _kept.pop(_dice.randrange(len(_kept)))
     elif fate == "twice":
         _kept.append(data)
-    frame = right(data, *place)
+    frame = right(data, *of)
     if isinstance(frame, wire.Text) and fate in ("hostile", "tokens", "offsets", "foreign", "stale"):
         return _forged(frame, fate)
     return frame
