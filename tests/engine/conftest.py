@@ -21,7 +21,7 @@ import pytest
 import requests
 from transformers import AutoTokenizer
 
-from bench.bus.redis_server import RedisServer, programs
+from sglang_seer.demo.redis_server import RedisServer, programs
 from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
 
 REASONER = Path(__file__).resolve().parents[2] / "examples" / "tiny_reasoner"
