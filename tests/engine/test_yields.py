@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,13 @@ from .test_equality import assert_same_logprobs, bodies, ends_of, tokens_of
 
 def yields_of(engine: Engine) -> int:
     return int(engine.status()["counters"].get("yields", 0))
+
+
+def until_clean(engine: Engine) -> None:
+    """A flush succeeds once nothing is on its way to the store any more, if no KV slot leaked."""
+    while engine.post("/flush_cache", {}).status_code != 200:
+        engine.server.check()
+        time.sleep(0.2)
 
 
 def crowd(prompts: list[list[int]], **sampling: Any) -> list[dict[str, Any]]:
@@ -73,6 +82,23 @@ def test_streams_stop_strings_and_aborts_over_a_yield(stock: Engine, seer: Engin
         lengths = [len(part["output_ids"]) for part in parts]
         assert lengths == sorted(lengths)
     seer.assert_idle_and_clean()
+
+
+def test_samples_that_yielded_under_a_hierarchical_cache(
+    stock: Engine, engine_of: Callable[[str], Engine], prompts: list[list[int]]
+) -> None:
+    """Its KV is evicted to host memory and to a store meanwhile, and comes back from there."""
+    seer = engine_of("seer-hicache")
+    asked = [{**body, "return_logprob": True, "top_logprobs_num": 2} for body in crowd(prompts)]
+    wanted, seen = stock.generate_all(asked), seer.generate_all(asked)
+    after = seer.status()["counters"]
+    assert after["yields"] > 0
+    assert ends_of(seen) == ends_of(wanted)
+    for theirs, ours in zip(wanted, seen, strict=True):
+        assert_same_logprobs(ours, theirs)
+    tiers = [answer["meta_info"].get("cached_tokens_details") or {} for answer in seen]
+    assert sum(tier.get("host", 0) + tier.get("storage", 0) for tier in tiers) > 0
+    until_clean(seer)
 
 
 def test_nobody_yields_while_nobody_waits(stock: Engine, seer: Engine, prompts: list[list[int]]) -> None:
