@@ -82,6 +82,7 @@ class Seen:
     cleared: int = 0
     prefilled_tokens: int = 0
     generated_tokens: int = 0
+    flushes: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -323,6 +324,14 @@ class _Connection(asyncio.Protocol):
             self._reply(200, self.stub.load())
         elif path == b"/server_info":
             self._reply(200, self.stub.info())
+        elif path == b"/update_weights_from_disk":
+            update = msgspec.json.decode(body)
+            behaviour = self.stub.behaviour
+            behaviour.model, behaviour.weight_version = update["model_path"], update["weight_version"]
+            self._reply(200, {})
+        elif path == b"/flush_cache":
+            self.stub.seen.flushes += 1
+            self._reply(200, {})
         elif path == b"/hicache/storage-backend/clear" and self.stub.behaviour.store is not None:
             self.stub.seen.cleared += 1
             self._reply(200, {})

@@ -20,6 +20,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -42,6 +43,8 @@ Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
 Reward = Callable[[Sample], Awaitable[Any]]
 # How long prompts are taken in at a stretch.
 FEED_TURN_S = 0.02
+# How long an engine may take to load weights.
+UPDATE_S = 600.0
 OnRefused = Callable[[Prompt, ValueError], None]
 
 
@@ -313,6 +316,23 @@ class RolloutController:
     def _stop(self, requests: Iterable[Request], reason: str) -> None:
         self._runner.stop(requests, reason)
         self._out.put_nowait(None)
+
+    async def update_weights(self, folder: str | Path, version: str, *, timeout_s: float = UPDATE_S) -> None:
+        """Lets every engine load the checkpoint in `folder` between two rollouts; they all serve `version` then.
+
+        KV, draft texts and lengths of the weights before are dropped, there and here. `folder` is a path on the
+        engines' machines. Raises RuntimeError while a rollout runs, RolloutError with what each engine said that did
+        not follow: let it go with `remove_engine`, or try again.
+        """
+        if self._active:
+            raise RuntimeError("a rollout is running: update the weights when it has ended")
+        if not self._links:
+            raise RuntimeError("RolloutController is an async context manager: use it in `async with`")
+        updates = (link.update_weights(str(folder), version, timeout_s) for link in self._links.values())
+        answers = await asyncio.gather(*updates, return_exceptions=True)
+        if failed := [answer for answer in answers if isinstance(answer, BaseException)]:
+            raise RolloutError(f"weights {version!r} are not everywhere: " + "; ".join(map(str, failed))) from failed[0]
+        self.new_weights(version)
 
     def new_weights(self, version: str) -> None:
         """Tells that all engines have weights of that version now: nothing that was learnt under others holds."""

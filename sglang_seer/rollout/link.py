@@ -132,6 +132,11 @@ class EngineLink:
         self.signed()
         return True
 
+    async def update_weights(self, folder: str, version: str, timeout_s: float) -> None:
+        """See EngineClient. What the engine says of itself may change with its weights: it is asked again."""
+        await self._client.update_weights(folder, version, timeout_s)
+        self.facts = await self.ask()
+
     async def load(self) -> Load | None:
         """None where it does not say."""
         try:

@@ -67,7 +67,7 @@ HICACHE = (
     *("--hicache-storage-backend-extra-config", json.dumps({"file_storage_path": "kv", "prefetch_threshold": 16})),
 )
 SIDES = {
-    "stock": (("--disable-overlap-schedule",), {"SGLANG_SEER": "off"}),
+    "stock": (("--disable-overlap-schedule", "--enable-metrics"), {"SGLANG_SEER": "off"}),
     "seer": (CARELESS, {}),
     "seer-page16": ((*CARELESS, "--page-size", "16", "--disable-overlap-schedule"), {}),
     "seer-hicache": ((*CARELESS, *HICACHE), {}),
@@ -83,8 +83,8 @@ SIDES = {
     "stock-tp2": ((*TWO_RANKS, "--disable-overlap-schedule"), {"SGLANG_SEER": "off", **RANK_CORES}),
     "seer-tp2": ((*TWO_RANKS, "--scheduler-policy", "seer", *over("ipc")), RANK_CORES),
     # Two engines share groups, and the second one is told much that is lost, late, twice or false.
-    "ipc": (("--scheduler-policy", "seer", *over("ipc")), {}),
-    "ipc-fuzzed": (("--scheduler-policy", "seer", *over("ipc")), {}),
+    "ipc": (("--scheduler-policy", "seer", "--enable-metrics", *over("ipc")), {}),
+    "ipc-fuzzed": (("--scheduler-policy", "seer", "--enable-metrics", *over("ipc")), {}),
     "redis": (("--scheduler-policy", "seer", *over("redis")), {}),
     "redis-fuzzed": (("--scheduler-policy", "seer", *over("redis")), {}),
     "mutant": (("--scheduler-policy", "seer"), {}),
