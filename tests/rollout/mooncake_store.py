@@ -17,6 +17,8 @@ from sglang_seer.demo.servers import HOST, pick_ports
 START_TIMEOUT_S = 60.0
 # Several times what the tests write.
 SEGMENT_BYTES = 256 << 20
+# The master removes nothing that was read within this time.
+LEASE_S = 0.5
 
 
 def why_not() -> str | None:
@@ -82,7 +84,7 @@ class MooncakeStore:
                     *(sys.executable, "-m", "mooncake.cli", f"--rpc_address={HOST}", f"--rpc_port={self._rpc}"),
                     f"--metrics_port={self._metrics}",
                     *("--enable_http_metadata_server=true", f"--http_metadata_server_port={self._metadata}"),
-                    f"--http_metadata_server_host={HOST}",
+                    *(f"--http_metadata_server_host={HOST}", f"--default_kv_lease_ttl={LEASE_S * 1000:.0f}"),
                 ],
             )
             self._wait_for("/health")

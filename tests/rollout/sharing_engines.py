@@ -97,18 +97,9 @@ def computed_again(chunk: Chunk) -> int:
     return chunk.input_tokens - chunk.cached_tokens
 
 
-async def post(engine: RealEngine, path: str, body: Mapping[str, Any] | None = None) -> int:
-    """The answer's status."""
-    timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
-    async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
-        session.post(engine.url + path, json=body) as response,
-    ):
-        return response.status
-
-
 async def forget(engines: Sequence[RealEngine]) -> None:
     """Empties the engines' own caches, once nothing is on its way to the store any more."""
-    for engine in engines:
-        while await post(engine, "/flush_cache") != 200:
-            await asyncio.sleep(0.1)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)) as session:
+        for engine in engines:
+            async with session.post(engine.url + "/flush_cache", params={"timeout": "60"}) as response:
+                assert response.status == 200, await response.text()

@@ -24,7 +24,6 @@ from tests.rollout.sharing_engines import (
     forget,
     fresh_version,
     moved,
-    post,
     prompts,
     shared,
     sharing_engines,
@@ -172,9 +171,8 @@ def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def load(engines: Sequence[RealEngine], weights: Path) -> None:
-    await forget(engines)
-    for engine in engines:
-        assert await post(engine, "/update_weights_from_disk", {"model_path": str(weights)}) == 200
+    async with RolloutController([engine.url for engine in engines]) as rollout:
+        await rollout.update_weights(weights, version=weights.parent.name)
 
 
 async def test_kv_of_other_weights_is_never_taken(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import pytest
 
 from sglang_seer.rollout import RolloutController
 from tests.rollout.fleet_of_stubs import until
-from tests.rollout.mooncake_store import MooncakeStore, why_not
+from tests.rollout.mooncake_store import LEASE_S, MooncakeStore, why_not
 from tests.rollout.real_engines import RealEngine, assert_equal, unchunked
 from tests.rollout.sharing_engines import (
     PAGE,
@@ -68,6 +69,7 @@ async def test_other_weights_have_other_keys_and_an_emptied_store_has_none(
         samples, _ = await shared(sharing.engines, wanted, version=namespace)
         await forget(sharing.engines)
         pulled.append(sum(sample.chunks[0].pulled_tokens for sample in samples))
+    await asyncio.sleep(2 * LEASE_S)
     async with RolloutController([engine.url for engine in sharing.engines]) as rollout:
         await rollout.release_kv()
     samples, _ = await shared(sharing.engines, wanted, version=version)
