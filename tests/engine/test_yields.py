@@ -79,20 +79,19 @@ def test_streams_stop_strings_and_aborts_over_a_yield(stock: Engine, seer: Engin
 def test_samples_that_yielded_under_a_hierarchical_cache(
     stock: Engine, engine_of: Callable[[str], Engine], prompts: list[list[int]]
 ) -> None:
-    """Its KV is evicted to host memory and to a store meanwhile, and comes back from there."""
+    """Their pages go to host memory and to a store, which brings back what the pool had no room for."""
     seer = engine_of("seer-hicache")
     asked = [{**body, "return_logprob": True, "top_logprobs_num": 2} for body in crowd(prompts)]
     wanted, seen = stock.generate_all(asked), seer.generate_all(asked)
     after = seer.status()["counters"]
-    assert after["yields"] > 0
+    assert after["yields"] > 0 and after["yields_resumed"] > 0
     assert ends_of(seen) == ends_of(wanted)
     for theirs, ours in zip(wanted, seen, strict=True):
         assert_same_logprobs(ours, theirs)
-    tiers = [answer["meta_info"].get("cached_tokens_details") or {} for answer in seen]
-    assert sum(tier.get("host", 0) + tier.get("storage", 0) for tier in tiers) > 0
     # Once nothing is on its way to the store any more.
     assert seer.post("/flush_cache?timeout=60", {}).status_code == 200
     seer.server.check()
+    assert list((seer.server.log.parent / "kv").glob("*.bin"))
 
 
 def test_nobody_yields_while_nobody_waits(stock: Engine, seer: Engine, prompts: list[list[int]]) -> None:
