@@ -163,16 +163,15 @@ class Drive:
             except Exception:  # noqa: BLE001 - the test shows it
                 self.out["errors"][name] = traceback.format_exc()[-3000:]
             print(f"{name}: {time.monotonic() - started_s:.1f} s", flush=True)
-        self.out["limits"] = [ray.get(handle.limits.remote()) for handle in self.seer.values()]
+            self.out["limits"] = [ray.get(handle.limits.remote()) for handle in self.seer.values()]
+            Path(self.plan["out"]).write_text(json.dumps(self.out, default=lambda value: value.item()))
 
 
 def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text())
     start_ray(Path(plan["ray"]))
     try:
-        drive = Drive(plan)
-        drive.run()
-        Path(plan["out"]).write_text(json.dumps(drive.out, default=lambda value: value.item()))
+        Drive(plan).run()
     finally:
         ray.shutdown()
 
