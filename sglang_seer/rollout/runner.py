@@ -120,6 +120,8 @@ class ChunkRunner:
 
     async def _chunk(self, assignment: Assignment, link: EngineLink) -> None:
         request, loop = assignment.request, asyncio.get_running_loop()
+        if self._config.shared_kv:
+            await self._until_stored(request)
         started_s, began_s = time.time(), loop.time()
         outcome = Outcome(None, self._evicted.get(request.arrival))
         if outcome.broken is None:
@@ -139,6 +141,12 @@ class ChunkRunner:
         del self._tasks[request.arrival]
         self._settle(assignment, link, outcome, started_s, loop.time() - began_s)
         self.wake.set()
+
+    async def _until_stored(self, request: Request) -> None:
+        """An engine writes what a chunk left while the answer is on its way: whoever asks at once does not find it."""
+        if request.chunks and request.chunks[-1].engine != request.engine:
+            left_s = request.chunks[-1].ended_s + self._config.store_s - time.time()
+            await asyncio.sleep(min(left_s, self._config.store_s))
 
     def _body(self, request: Request, tokens: int) -> dict[str, Any]:
         self._attempts += 1
@@ -183,6 +191,7 @@ class ChunkRunner:
             started_s=started_s,
             ended_s=time.time(),
             cached_tokens=part.cached_tokens if part else 0,
+            pulled_tokens=part.pulled_tokens if part else 0,
             weight_version=part.weight_version if part else None,
             verify_steps=part.verify_steps if part else 0,
             retractions=part.retractions if part else 0,
