@@ -11,6 +11,8 @@ from sglang_seer.rollout.records import GenerateRequest, Generation, Load
 SHORT_CALL_S = 10.0
 # How long an engine may take to become idle when its caches are flushed.
 FLUSH_IDLE_S = 30.0
+# A store in a folder removes page after page.
+CLEAR_S = 120.0
 SHOWN_CHARACTERS = 500
 
 
@@ -112,6 +114,10 @@ class EngineClient:
         await self._call("POST", "/update_weights_from_disk", json=body, timeout_s=timeout_s)
         flush = {"timeout": str(FLUSH_IDLE_S)}
         await self._call("POST", "/flush_cache", params=flush, timeout_s=timeout_s, empty=True)
+
+    async def clear_store(self) -> None:
+        """Empties the KV store behind the engine's prefix cache, for all engines that share it."""
+        await self._call("POST", "/hicache/storage-backend/clear", timeout_s=CLEAR_S, empty=True)
 
     async def _call(
         self, method: str, path: str, *, timeout_s: float | None, empty: bool = False, **options: Any

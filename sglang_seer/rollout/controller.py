@@ -339,6 +339,19 @@ class RolloutController:
         self._runner.weight_version = version
         self._buffer.new_weights()
 
+    async def release_kv(self) -> None:
+        """Empties the KV store that the engines share: none of it is of use once weights have changed.
+
+        Raises RuntimeError while samples are generated, RolloutError where no engine does it.
+        """
+        if self._active:
+            raise RuntimeError("a rollout is running: its KV is still wanted")
+        # Each of them: in a folder, each engine keeps count of what it wrote.
+        cleared = await asyncio.gather(*(link.clear_store() for link in self._links.values()))
+        if not any(cleared):
+            said = "; ".join(f"{url}: {link.last_error}" for url, link in self._links.items())
+            raise RolloutError(f"no engine emptied its KV store: {said}")
+
     # What has ended
 
     def _finished(self, sample: Sample) -> None:
