@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sglang_seer.rollout import Prompt, RolloutController, RolloutError
+from sglang_seer.rollout import Prompt, RolloutConfig, RolloutController, RolloutError
 from sglang_seer.rollout.client import EngineClient, EngineError
 from tests.rollout.fleet_of_stubs import config, prompts, stubs, until
 from tests.rollout.real_engines import RealEngine, assert_equal, folder_of_example, unchunked
@@ -98,7 +98,8 @@ async def test_real_engines_keep_nothing_of_old_weights(
         """Least of the prompt that a first chunk found in a prefix cache."""
         return min(sample.chunks[0].cached_tokens for sample in samples)
 
-    async with RolloutController([seer.url], config=config(chunk_tokens=48)) as controller:
+    patient = RolloutConfig(chunk_tokens=48, logprobs=True, poll_s=0.2)
+    async with RolloutController([seer.url], config=patient) as controller:
         await roll(controller)
         before = await roll(controller)
         # There is something to forget, and a second rollout of the same weights finds it.
