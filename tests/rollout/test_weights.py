@@ -21,7 +21,7 @@ from tests.rollout.real_engines import RealEngine, assert_equal, folder_of_examp
 Engines = dict[str, RealEngine]
 SHIPPED = folder_of_example() / "model"
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "any_trainer.py"
-TIMEOUT_S = 120.0
+TIMEOUT_S = 400.0
 
 
 async def test_all_engines_get_the_weights_and_forget() -> None:
