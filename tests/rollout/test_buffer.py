@@ -130,7 +130,7 @@ class BufferMachine(RuleBasedStateMachine):
     def restart(self, data: st.DataObject) -> None:
         request = data.draw(st.sampled_from([one for one in self.buffer.unfinished() if one.engine is None]))
         self.buffer.restart(request)
-        assert request.output_ids == []
+        assert request.output_ids == ()
         self._waits(request)
 
     @rule()
@@ -151,7 +151,7 @@ class BufferMachine(RuleBasedStateMachine):
     @invariant()
     def prefix_kept(self) -> None:
         for request in self.made:
-            assert request.output_ids == list(range(100, 100 + len(request.output_ids)))
+            assert request.output_ids == tuple(range(100, 100 + len(request.output_ids)))
             assert len(request.logprobs) == len(request.output_ids) <= request.plan.limit
 
     @invariant()
