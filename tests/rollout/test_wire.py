@@ -165,7 +165,7 @@ async def test_a_status_comes_with_its_text() -> None:
     data = b"HTTP/1.1 503 Unavailable\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     async with serving(saying(data)) as wire:
         for _ in range(2):
-            with pytest.raises(StatusError, match="status 503: .*fünf") as caught:
+            with pytest.raises(StatusError, match=r"status 503: .*fünf") as caught:
                 await post(wire)
             assert caught.value.status == 503
 
