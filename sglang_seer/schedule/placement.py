@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
+
+_BY_LOAD = attrgetter("load")
 
 BALANCE_SPREAD = 32
 CACHE_GAP_TOKENS = 512
@@ -80,16 +83,18 @@ def place(
     An idle engine takes anything: what is larger than its memory has no better place.
     cached_tokens: length of the request's prefix that an engine is believed to hold. Equal engines: the first.
     """
+    if not engines:
+        return None
     # `EngineLoad.load`, written out: this runs for every engine with every chunk.
     loads = [(engine.in_flight + engine.outside + 1) * engine.slowdown for engine in engines]
-    lightest: EngineLoad | None = None
-    least = float("inf")
-    for engine, load in zip(engines, loads, strict=True):
-        if load < least and engine.has_room(need_tokens):
-            lightest, least = engine, load
-    if lightest is None:
-        return None
-    if cached_tokens and max(loads) - min(loads) <= min(rules.balance_spread, 1 + sum(loads) / len(loads) / 4):
+    least = min(loads)
+    lightest = engines[loads.index(least)]
+    if not lightest.has_room(need_tokens):
+        room = [one for one in engines if one.has_room(need_tokens)]
+        if not room:
+            return None
+        lightest = min(room, key=_BY_LOAD)
+    if cached_tokens and max(loads) - least <= min(rules.balance_spread, 1 + sum(loads) / len(loads) / 4):
         homes = [one for one in engines if cached_tokens.get(one.name) and one.has_room(need_tokens)]
         if homes:
             home = min(homes, key=lambda one: (-cached_tokens[one.name], one.load))
