@@ -14,21 +14,23 @@ from typing import NamedTuple
 _BY_LOAD = attrgetter("load")
 
 BALANCE_SPREAD = 32
+BALANCE_SHARE = 0.25
 CACHE_GAP_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementRules:
-    """balance_spread: requests in flight by which engines may differ and still count as balanced; with few requests a
-    quarter of what an engine has on average counts instead, so that a small rollout is spread too.
-    cache_gap_tokens: cached elsewhere, and worth pulling from there."""
+    """balance_spread: requests in flight by which engines may differ and still count as balanced. With few requests
+    balance_share of what an engine has on average, and one, counts instead, so that a small rollout is spread too;
+    math.inf is the paper's rule, the spread alone. cache_gap_tokens: cached elsewhere, and worth pulling from there."""
 
     balance_spread: int = BALANCE_SPREAD
+    balance_share: float = BALANCE_SHARE
     cache_gap_tokens: int = CACHE_GAP_TOKENS
 
     def __post_init__(self) -> None:
-        for name in ("balance_spread", "cache_gap_tokens"):
-            if (value := getattr(self, name)) < 0:
+        for name in ("balance_spread", "balance_share", "cache_gap_tokens"):
+            if not (value := getattr(self, name)) >= 0:
                 raise ValueError(f"{name}: got {value}, wanted at least 0")
 
 
@@ -94,7 +96,9 @@ def place(
         if not room:
             return None
         lightest = min(room, key=_BY_LOAD)
-    if cached_tokens and max(loads) - least <= min(rules.balance_spread, 1 + sum(loads) / len(loads) / 4):
+    if cached_tokens and max(loads) - least <= min(
+        rules.balance_spread, 1 + rules.balance_share * sum(loads) / len(loads)
+    ):
         homes = [one for one in engines if cached_tokens.get(one.name) and one.has_room(need_tokens)]
         if homes:
             home = min(homes, key=lambda one: (-cached_tokens[one.name], one.load))

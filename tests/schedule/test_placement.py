@@ -37,7 +37,7 @@ def defined(
         return None
     loads = [one.load for one in engines]
     homes = sorted((one for one in room if cached.get(one.name)), key=lambda one: (-cached[one.name], one.load))
-    if homes and max(loads) - min(loads) <= min(rules.balance_spread, 1 + mean(loads) / 4):
+    if homes and max(loads) - min(loads) <= min(rules.balance_spread, 1 + rules.balance_share * mean(loads)):
         return Placement(homes[0], "affinity", None)
     chosen = sorted(room, key=lambda one: one.load)[0]
     donors = sorted(cached, key=lambda name: -cached[name])[:1]
