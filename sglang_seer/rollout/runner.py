@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import uuid4
 
@@ -65,12 +65,12 @@ class ChunkRunner:
         )
         async for assignment in started:
             self._recorder.assign(assignment)
-            chunk = self._chunk(assignment, self._links[assignment.engine])
-            self._tasks[assignment.request.arrival] = asyncio.create_task(self._guard(chunk))
+            chunk = self._guarded(assignment, self._links[assignment.engine])
+            self._tasks[assignment.request.arrival] = asyncio.create_task(chunk)
 
-    async def _guard(self, chunk: Awaitable[None]) -> None:
+    async def _guarded(self, assignment: Assignment, link: EngineLink) -> None:
         try:
-            await chunk
+            await self._chunk(assignment, link)
         except Exception as error:  # noqa: BLE001 - raised where the samples are awaited
             self._failed(error)
 
@@ -164,7 +164,7 @@ class ChunkRunner:
         return {
             **namespace,
             "rid": f"seer-{self._name}-{request.arrival}-{self._attempts}",
-            "input_ids": request.input_ids + request.output_ids,
+            "input_ids": [*request.input_ids, *request.output_ids],
             "sampling_params": sampling,
             "return_logprob": self._config.logprobs,
             "stream": True,
@@ -252,11 +252,11 @@ class ChunkRunner:
             sample=request.sample,
             seed=request.seed,
             input_ids=request.input_ids,
-            output_ids=request.output_ids,
+            output_ids=list(request.output_ids),
             finish_reason=reason,
             matched=matched,
             text=text,
-            logprobs=request.logprobs if self._config.logprobs else None,
+            logprobs=list(request.logprobs) if self._config.logprobs else None,
             error=error,
             chunks=request.chunks,
             whole=list(request.plan.whole),

@@ -7,7 +7,7 @@ not parsed: the last complete event holds everything, also where the stream brea
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -20,7 +20,7 @@ class GarbageError(Exception):
     """What an engine sent is no answer to the request."""
 
 
-class FinishReason(msgspec.Struct, frozen=True):
+class FinishReason(msgspec.Struct, frozen=True, gc=False):
     type: str
     matched: int | str | list[int] | None = None
     message: str | None = None
@@ -33,7 +33,7 @@ class CacheTiers(msgspec.Struct, frozen=True):
     storage: int = 0
 
 
-class Meta(msgspec.Struct, frozen=True):
+class Meta(msgspec.Struct, frozen=True, gc=False):
     finish_reason: FinishReason | None
     completion_tokens: int | None = None
     cached_tokens: int = 0
@@ -44,13 +44,16 @@ class Meta(msgspec.Struct, frozen=True):
     output_token_logprobs: list[tuple[float | None, int, Any]] | None = None
 
 
+Token = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Event(msgspec.Struct, frozen=True):
-    output_ids: list[int] | None = None
+    output_ids: list[Token] | None = None
     meta_info: Meta | None = None
     error: dict[str, Any] | None = None
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class Part(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What of a chunk has come. finish: None where the stream broke off. logprobs: None unless asked for."""
 
     output_ids: list[int]
@@ -151,8 +154,6 @@ class EventReader:
         tokens, meta = event.output_ids, event.meta_info
         if tokens is None or meta is None:
             raise GarbageError("an event without output_ids or meta_info")
-        if tokens and min(tokens) < 0:
-            raise GarbageError(f"saw token {min(tokens)}")
         logprobs: list[float] = []
         if self._wants_logprobs:
             pairs = meta.output_token_logprobs or []
