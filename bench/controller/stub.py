@@ -318,6 +318,10 @@ class _Connection(asyncio.Protocol):
             self._reply(200, self.stub.load())
         elif path == b"/server_info":
             self._reply(200, self.stub.info())
+        elif path == b"/model_info":
+            self._reply(
+                200, {"model_path": self.stub.behaviour.model, "weight_version": self.stub.behaviour.weight_version}
+            )
         else:
             self._reply(404, {"error": {"message": "the stub has no such path"}})
 
