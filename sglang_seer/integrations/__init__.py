@@ -1,1 +1,1 @@
-"""Training frameworks, by dotted paths for their own options. Each imports its framework when it is used."""
+"""Seer in training frameworks: the only room that imports them."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from sglang_seer.patches.lines import ALLOW_UNTESTED_ENV, SUPPORTED
 from sglang_seer.rollout.config import RolloutConfig
+from sglang_seer.rollout.desk import engines_alike
 from sglang_seer.rollout.link import EngineFacts
 
 TESTED_SLIME = ("0.3.1",)
@@ -132,9 +133,8 @@ def engine_reasons(facts: Mapping[str, EngineFacts]) -> list[str]:
             f"SGLang {', '.join(sorted(untested))} was not tested; tested: {', '.join(SUPPORTED)} "
             f"({ALLOW_UNTESTED_ENV}=1 tries it)"
         )
-    if len({one.seer for one in facts.values()}) > 1:
-        said = ", ".join(f"{url} has {one.seer}" for url, one in facts.items())
-        reasons.append(f"Seer must be on in every engine or in none (SGLANG_SEER): {said}")
+    if (unlike := engines_alike({url: one.seer for url, one in facts.items()})) is not None:
+        reasons.append(unlike)
     return reasons
 
 
