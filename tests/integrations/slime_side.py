@@ -52,10 +52,10 @@ class Router:
         return web.json_response({"workers": [{"url": url} for url in self.workers]})
 
     async def generate(self, request: web.Request) -> web.Response:
-        timeout = aiohttp.ClientTimeout(total=None)
+        timeout, headers = aiohttp.ClientTimeout(total=None), {"content-type": "application/json"}
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(next(self._next) + "/generate", data=await request.read()) as answer,
+            session.post(next(self._next) + "/generate", data=await request.read(), headers=headers) as answer,
         ):
             return web.Response(status=answer.status, body=await answer.read(), content_type="application/json")
 
