@@ -49,7 +49,11 @@ class Router:
         self._next = itertools.cycle(self.workers)
 
     async def list_workers(self, request: web.Request) -> web.Response:
-        return web.json_response({"workers": [{"url": url} for url in self.workers]})
+        # Dead ones are left out, as there: slime asks each for a minute when it aborts.
+        alive = await asyncio.gather(*map(_listens, self.workers))
+        return web.json_response(
+            {"workers": [{"url": u} for u, there in zip(self.workers, alive, strict=True) if there]}
+        )
 
     async def generate(self, request: web.Request) -> web.Response:
         timeout, headers = aiohttp.ClientTimeout(total=None), {"content-type": "application/json"}
@@ -58,6 +62,15 @@ class Router:
             session.post(next(self._next) + "/generate", data=await request.read(), headers=headers) as answer,
         ):
             return web.Response(status=answer.status, body=await answer.read(), content_type="application/json")
+
+
+async def _listens(url: str) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 @contextmanager
