@@ -168,6 +168,11 @@ class Stub:
             self.seen.most_running = max(self.seen.most_running, len(self.running))
             generation.begin()
 
+    def abort_all(self) -> None:
+        """As slime and updates of weights ask for it: every request ends with what it has."""
+        for generation in [*self.waiting, *self.running]:
+            generation.abort()
+
     def load(self) -> dict[str, Any]:
         used = sum(generation.start + generation.sent for generation in self.running)
         return {
@@ -273,6 +278,15 @@ class _Generation:
         else:
             self._send_later()
 
+    def abort(self) -> None:
+        self.reason = {"type": "abort", "message": "Abort by the stub's caller"}
+        if self in self.connection.stub.waiting:
+            self.connection.stub.waiting.remove(self)
+        connection = self.connection
+        connection.event(self._event(True))
+        self.close()
+        connection.end_stream()
+
     def _event(self, finished: bool) -> bytes:
         behaviour = self.connection.stub.behaviour
         since = self.sent if behaviour.incremental else 0
@@ -362,10 +376,18 @@ class _Connection(asyncio.Protocol):
             self._reply(200, self.stub.load())
         elif path == b"/server_info":
             self._reply(200, self.stub.info())
+        elif path == b"/model_info":
+            self._reply(
+                200, {"model_path": self.stub.behaviour.model, "weight_version": self.stub.behaviour.weight_version}
+            )
         elif path == b"/update_weights_from_disk":
             update = msgspec.json.decode(body)
             behaviour = self.stub.behaviour
             behaviour.model, behaviour.weight_version = update["model_path"], update["weight_version"]
+            self._reply(200, {})
+        elif path == b"/abort_request":
+            if msgspec.json.decode(body).get("abort_all"):
+                self.stub.abort_all()
             self._reply(200, {})
         elif path == b"/flush_cache":
             self.stub.seen.flushes += 1

@@ -15,6 +15,7 @@ from typing import Any
 
 from sglang_seer.context import Exactly, LengthModel
 from sglang_seer.rollout.exact import Plan
+from sglang_seer.rollout.listener import ChunkListener
 from sglang_seer.rollout.samples import Chunk
 from sglang_seer.schedule import Load, Rules, Waiting, WaitingQueue, admit
 from sglang_seer.schedule.admission import DEFAULT_RISK
@@ -25,7 +26,10 @@ _BY_LOAD = attrgetter("load")
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One sample on its way. arrival: its number; engine: where its chunk runs, None while it waits."""
+    """One sample on its way. arrival: its number; engine: where its chunk runs, None while it waits.
+
+    listener: whoever wants to know of each of its chunks.
+    """
 
     arrival: int
     group: str
@@ -34,6 +38,7 @@ class Request:
     plan: Plan
     seed: int
     metadata: Any = None
+    listener: ChunkListener | None = None
     # Tuples: the garbage collector looks at each entry of a list again and again, at those of a tuple once.
     output_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()

@@ -54,7 +54,10 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What of a chunk has come. finish: None where the stream broke off. logprobs: None unless asked for."""
+    """What of a chunk has come. finish: None where the stream broke off. logprobs: None unless asked for.
+
+    meta: all that the last event said besides, None unless asked for.
+    """
 
     output_ids: list[int]
     logprobs: list[float] | None
@@ -64,18 +67,23 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     weight_version: str | None = None
     verify_steps: int = 0
     retractions: int = 0
+    meta: dict[str, Any] | None = None
 
 
 _DECODER = msgspec.json.Decoder(Event)
 
 
 class EventReader:
-    """Takes the bytes of one stream. incremental: events hold only what is new. most: tokens asked for."""
+    """Takes the bytes of one stream. incremental: events hold only what is new. most: tokens asked for.
+
+    keep_meta: the part has the whole meta_info of the last event, also what is not known here.
+    """
 
     __slots__ = (
         "_carry",
         "_error",
         "_incremental",
+        "_keep_meta",
         "_last",
         "_logprobs",
         "_most",
@@ -84,8 +92,9 @@ class EventReader:
         "done",
     )
 
-    def __init__(self, *, incremental: bool, most: int, logprobs: bool) -> None:
+    def __init__(self, *, incremental: bool, most: int, logprobs: bool, keep_meta: bool = False) -> None:
         self._incremental, self._most, self._wants_logprobs = incremental, most, logprobs
+        self._keep_meta = keep_meta
         self._carry = b""
         self._last: bytes | None = None
         self._output_ids: list[int] = []
@@ -125,6 +134,7 @@ class EventReader:
         if self._last is None:
             return None
         meta = self._take(self._parse(self._last))
+        whole = msgspec.json.decode(self._last)["meta_info"] if self._keep_meta else None
         self._last = None
         if meta.completion_tokens is not None and meta.completion_tokens != len(self._output_ids):
             raise GarbageError(f"saw {len(self._output_ids)} output_ids, completion_tokens {meta.completion_tokens}")
@@ -139,6 +149,7 @@ class EventReader:
             weight_version=meta.weight_version,
             verify_steps=meta.spec_verify_ct,
             retractions=meta.num_retractions or 0,
+            meta=whole,
         )
 
     def _parse(self, payload: bytes) -> Event:
