@@ -24,6 +24,7 @@ def takes_plain_path(request: Any) -> bool:
         or parameters.min_new_tokens
         or parameters.logit_bias
         or request.custom_logit_processor
+        or line.ends_by_single_tokens(parameters)
     )
 
 

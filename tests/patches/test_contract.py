@@ -41,7 +41,7 @@ def test_every_target_of_a_supported_wheel_is_as_recorded(
 
 
 @pytest.mark.parametrize(
-    ("version", "taken_for"), [("0.5.12", "0.5.15.post1"), ("0.5.15.post1", "0.5.23")]
+    ("version", "taken_for"), [("0.5.12", "0.5.15.post1"), ("0.5.15.post1", "0.5.12"), ("0.5.15.post1", "0.5.23")]
 )
 def test_no_line_is_taken_for_another(version: str, taken_for: str, unpacked_wheel: Callable[[str], Path]) -> None:
     """Names that are on both lines have changed inside; others are on one of them only."""
@@ -52,7 +52,7 @@ def test_no_line_is_taken_for_another(version: str, taken_for: str, unpacked_whe
 
 def test_a_version_between_lines_is_refused(unpacked_wheel: Callable[[str], Path]) -> None:
     reasons = lines.refusal_reasons(unpacked_wheel("0.5.15.post1"), "0.5.16")
-    assert reasons[0].startswith("SGLang 0.5.16 is not supported; supported: 0.5.23, 0.5.15.post1 (")
+    assert reasons[0].startswith("SGLang 0.5.16 is not supported; supported: 0.5.23, 0.5.15.post1, 0.5.12 (")
 
 
 def test_untested_versions_run_at_own_risk_on_equal_signatures(

@@ -26,7 +26,7 @@ from tests.reasoner import REASONER, reasoner_prompts
 ROOT = Path(__file__).resolve().parents[2]
 SEEN = Path(__file__).with_name("seen_lines.json")
 # Version of a line -> its environment's name; None is this one.
-ENVIRONMENTS = {"0.5.23": None, "0.5.15.post1": "0.5.15"}
+ENVIRONMENTS = {"0.5.23": None, "0.5.15.post1": "0.5.15", "0.5.12": "0.5.12"}
 LOGPROB_TOLERANCE = 1e-5
 GROUPS, SAMPLES = 2, 4
 
@@ -218,10 +218,12 @@ def test_what_was_exact_was_on(run: Callable[[str, str], Run], line: str) -> Non
 
 
 def test_a_refusal_says_what_to_do(run: Callable[[str, str], Run]) -> None:
-    assert "wanted inproc:" in run("0.5.15.post1", "token bus").refused
+    assert '{"speculation": false}' in run("0.5.12", "drafts, no overlap").refused
+    for line in ("0.5.12", "0.5.15.post1"):
+        assert "wanted inproc:" in run(line, "token bus").refused
 
 
-@pytest.mark.parametrize("line", ["0.5.15.post1"])
+@pytest.mark.parametrize("line", ["0.5.15.post1", "0.5.12"])
 def test_a_verifier_with_the_wrong_noise_is_caught(run: Callable[[str, str], Run], line: str) -> None:
     """Negative control: seeded samples differ, greedy ones have no noise."""
     found = differences(run(line, "wrong noise"), run(line, "stock"))
