@@ -73,6 +73,13 @@ PATCH_SET = PatchSet(
             until="SGLang has an observer for processed batches",
         ),
         Patch(
+            Target(_SCHEDULER, "Scheduler.on_idle", ("self",), "7b7ac2b962b4"),
+            "before",
+            "hooks:on_idle",
+            why="metrics follow what goes on without steps, such as traffic of the token bus",
+            until="SGLang lets a plugin add metrics",
+        ),
+        Patch(
             Target(_SCHEDULER, "Scheduler.flush_cache", ("self", "empty_cache"), "207dc0238df1"),
             "after",
             "hooks:flush_cache",

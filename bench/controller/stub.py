@@ -54,7 +54,7 @@ class Behaviour:
     seconds_per_token: of every request. mean_tokens: of responses. fault: `hang` sends nothing any more, `error`
     answers 500, `garbage` sends what is no answer, `backwards` takes tokens back, `short` leaves log-probabilities
     out, `abort` ends every chunk as an abort. constant: all tokens are equal, which costs the stub little. slots:
-    most requests at a time, further ones wait.
+    most requests at a time, further ones wait. store, layout: of its KV, as it says.
     """
 
     seconds_per_token: float = 0.0
@@ -67,6 +67,8 @@ class Behaviour:
     model: str = "stub"
     weight_version: str = "default"
     context_tokens: int = 1_000_000
+    store: str | None = None
+    layout: str = "page_first"
     constant: bool = False
 
 
@@ -77,8 +79,10 @@ class Seen:
     chunks: int = 0
     most_running: int = 0
     disconnected: int = 0
+    cleared: int = 0
     prefilled_tokens: int = 0
     generated_tokens: int = 0
+    flushes: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -160,6 +164,8 @@ class Stub:
             "max_req_input_len": behaviour.context_tokens - 1,
             "context_length": behaviour.context_tokens,
             "incremental_streaming_output": behaviour.incremental,
+            "hicache_storage_backend": behaviour.store,
+            "hicache_mem_layout": behaviour.layout,
         }
 
 
@@ -318,6 +324,17 @@ class _Connection(asyncio.Protocol):
             self._reply(200, self.stub.load())
         elif path == b"/server_info":
             self._reply(200, self.stub.info())
+        elif path == b"/update_weights_from_disk":
+            update = msgspec.json.decode(body)
+            behaviour = self.stub.behaviour
+            behaviour.model, behaviour.weight_version = update["model_path"], update["weight_version"]
+            self._reply(200, {})
+        elif path == b"/flush_cache":
+            self.stub.seen.flushes += 1
+            self._reply(200, {})
+        elif path == b"/hicache/storage-backend/clear" and self.stub.behaviour.store is not None:
+            self.stub.seen.cleared += 1
+            self._reply(200, {})
         else:
             self._reply(404, {"error": {"message": "the stub has no such path"}})
 

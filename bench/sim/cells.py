@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 
+from sglang_seer.schedule.placement import PlacementRules
 from sglang_seer.sim import acceptance, builtin
 from sglang_seer.sim.cluster import Cluster, simulate
 from sglang_seer.sim.policy import policy
@@ -23,7 +24,7 @@ class Cell:
     policy: str
     seed: int
     chunk_tokens: int = 2048
-    spread: int | None = None
+    placement: PlacementRules = field(default_factory=PlacementRules)
     memory_fraction: float | None = None
 
 
@@ -50,7 +51,7 @@ def run(cell: Cell) -> Outcome:
         profile=instance,
         instances=load.gpus // instance.gpus,
         chunk_tokens=cell.chunk_tokens,
-        spread=cell.spread,
+        placement=cell.placement,
         acceptance=acceptance.paper(),
     )
     if chosen.issued > 1:

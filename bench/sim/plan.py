@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
+from typing import Any
+
 import msgspec
 
 from bench.sim.cells import Cell
+from sglang_seer.schedule.placement import PlacementRules
 from sglang_seer.sim.workload import PAPER, Workload
 
 POLICIES = (
@@ -21,7 +25,7 @@ POLICIES = (
 )
 SEEDS = 5
 PAPER_CHUNK = 8192
-PAPER_SPREAD = 32
+PAPER_PLACEMENT = PlacementRules(balance_share=inf)
 # Sweeps run on a quarter of the Qwen2-VL-72B workload, where memory is shortest.
 SWEPT = "qwen2-vl-72b"
 SWEEP_POLICIES = ("verl", "divided", "seer", "oracle")
@@ -69,9 +73,9 @@ def sweeps(quick: bool, seeds: int = SEEDS) -> list[Cell]:
     base = scaled(PAPER[SWEPT], 0.25)
     cells: list[Cell] = []
 
-    def add(case: str, workload: Workload, policies: tuple[str, ...] = SWEEP_POLICIES, **more: float) -> None:
+    def add(case: str, workload: Workload, policies: tuple[str, ...] = SWEEP_POLICIES, **more: Any) -> None:
         for seed in range(1 if quick else seeds):
-            cells.extend(Cell(case, workload, policy, seed, **more) for policy in policies)  # type: ignore[arg-type]
+            cells.extend(Cell(case, workload, policy, seed, **more) for policy in policies)
 
     for value in CORRELATIONS[:: 3 if quick else 1]:
         add(f"correlation={value}", msgspec.structs.replace(base, correlation=value))
@@ -87,7 +91,7 @@ def sweeps(quick: bool, seeds: int = SEEDS) -> list[Cell]:
         add(f"memory={value}", base, memory_fraction=value)
     for chunk in CHUNKS[:: 2 if quick else 1]:
         add(f"chunk={chunk}", base, ("divided", "seer", "oracle"), chunk_tokens=chunk)
-    add("placement=paper", base, ("divided", "seer", "oracle"), spread=PAPER_SPREAD)
+    add("placement=paper", base, ("divided", "seer", "oracle"), placement=PAPER_PLACEMENT)
     return cells
 
 

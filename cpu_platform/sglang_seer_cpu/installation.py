@@ -6,6 +6,7 @@ from sglang_seer_cpu import (
     attention_hook,
     determinism,
     fast_start,
+    hicache,
     kernels,
     line_0_5_12,
     overlap,
@@ -24,6 +25,7 @@ def install_everything() -> str:
     determinism.install()
     attention_hook.install()
     overlap.install()
+    hicache.install()
     if hasattr(SRTPlatform, "get_kv_pool_cls"):
         return "sglang_seer_cpu.platform:SeerCpuPlatform"
     return "sglang_seer_cpu.legacy:LegacySeerCpuPlatform"

@@ -8,7 +8,7 @@ import torch
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
-from sglang_seer_cpu import allocator, determinism, kv_ops
+from sglang_seer_cpu import allocator, determinism, hicache, kv_ops
 from sglang_seer_cpu.attention_hook import BACKEND_NAME
 from sglang_seer_cpu.environment import num_threads
 from sglang_seer_cpu.import_hooks import run_pending_hooks
@@ -41,6 +41,7 @@ class SeerCpuPlatform(SRTPlatform):
         if server_args.max_total_tokens is None:
             # Else SGLang takes the share of the memory that it would take of a GPU's.
             server_args.max_total_tokens = DEFAULT_MAX_TOTAL_TOKENS
+        hicache.use_direct_copies(server_args)
         server_args.skip_server_warmup = True
         # 0.5.12 tries to record a graph of the prefill even on a device without any.
         if hasattr(server_args, "disable_piecewise_cuda_graph"):

@@ -35,7 +35,7 @@ class LongestSibling:
     def changed(self, version: int) -> Sequence[str] | None:
         return self._changes.since(version)
 
-    def touch(self, group: str) -> None:
+    def touch(self, group: str, limit_tokens: int | None = None) -> None:
         self._longest.setdefault(group, (0, 0))
         self._longest.move_to_end(group)
         if len(self._longest) > self._max_groups:
@@ -128,8 +128,13 @@ class ContextLengths:
             self._unfitted[limit_tokens] = self._prior.population(limit_tokens)
         return self._unfitted[limit_tokens]
 
-    def touch(self, group: str) -> None:
+    def touch(self, group: str, limit_tokens: int | None = None) -> None:
         self._siblings(group)
+        if limit_tokens is not None and limit_tokens > self._longest_limit:
+            self._longest_limit = limit_tokens
+            # What was believed so far was of shorter limits, as of a server's warm-up.
+            if self._fitted is not None:
+                self.fit()
 
     def _siblings(self, group: str) -> Siblings:
         known = self._groups.get(group)
@@ -250,7 +255,6 @@ class ContextLengths:
         self._fitted = None
         self._ended = self._steps = 0
         self._next_ended, self._next_steps = 1, 0
-        self._longest_limit = 0
         self._changes.all()
 
     def __len__(self) -> int:

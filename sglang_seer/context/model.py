@@ -56,8 +56,11 @@ class LengthModel(Protocol):
         """Members of the group that ended."""
         ...
 
-    def touch(self, group: str) -> None:
-        """Mark a group as in use: the group untouched for longest is forgotten first."""
+    def touch(self, group: str, limit_tokens: int | None = None) -> None:
+        """Mark a group as in use: the group untouched for longest is forgotten first.
+
+        limit_tokens: of a response that is asked for.
+        """
         ...
 
     def clear(self) -> None:

@@ -4,19 +4,19 @@ Exit status: 0 all samples are identical, 1 a sample differs, 2 wrong input or a
 """
 
 import argparse
-import json
 import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from sglang_seer.demo import inputs
 from sglang_seer.demo.compare import compare
-from sglang_seer.demo.plan import SEER, STOCK, Side, plan_requests, pool_tokens, shared_environment, shared_flags
-from sglang_seer.demo.servers import ServerError, ServerPlan, pick_ports
-from sglang_seer.demo.side import run_side
+from sglang_seer.demo.plan import SEER, STOCK, Side, plan_requests, pool_tokens, shared_flags
+from sglang_seer.demo.servers import ServerError, pick_ports
+from sglang_seer.demo.side import run_side, side_plans
 from sglang_seer.report import kept
 from sglang_seer.report.figures import figures
 from sglang_seer.report.picture import draw, require_matplotlib
@@ -35,25 +35,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, default=inputs.EXAMPLE / "model", help="folder of the model")
     parser.add_argument("--prompts", type=Path, help='JSONL, a line {"prompt": text, "answer": text}; default: drawn')
-    parser.add_argument("--num-prompts", type=_positive, default=24, help="prompts to draw without --prompts")
-    parser.add_argument("--n", type=_positive, default=8, help="samples a prompt")
+    parser.add_argument("--num-prompts", type=positive, default=24, help="prompts to draw without --prompts")
+    parser.add_argument("--n", type=positive, default=8, help="samples a prompt")
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts and samples")
-    parser.add_argument("--max-new-tokens", type=_positive, default=2048, help="limit of one response")
-    parser.add_argument("--engines", type=_positive, default=2, help="servers of each side, all on this machine")
+    parser.add_argument("--max-new-tokens", type=positive, default=2048, help="limit of one response")
+    parser.add_argument("--engines", type=positive, default=2, help="servers of each side, all on this machine")
     parser.add_argument(
-        "--chunk-tokens", type=_positive, default=512, help="of Seer's divided rollout over several engines"
+        "--chunk-tokens", type=positive, default=512, help="of Seer's divided rollout over several engines"
     )
-    parser.add_argument("--max-running-requests", type=_positive, default=16, help="of each server")
-    parser.add_argument("--kv-tokens", type=_positive, help="KV slots of each server; default: a quarter of the demand")
+    parser.add_argument("--max-running-requests", type=positive, default=16, help="of each server")
+    parser.add_argument("--kv-tokens", type=positive, help="KV slots of each server; default: a quarter of the demand")
     parser.add_argument("--port", type=int, help="of the first server, on the loopback address; default: any free one")
     parser.add_argument("--picture", type=Path, default=Path("seer-demo.png"), help="where the picture goes")
     parser.add_argument("--json", type=Path, help="keep every figure and every sample in this file")
-    parser.add_argument("--start-timeout", type=_positive, default=600, help="seconds a server may take to start")
-    parser.add_argument("--timeout", type=_positive, default=1800, help="seconds a rollout may take")
+    parser.add_argument("--start-timeout", type=positive, default=600, help="seconds a server may take to start")
+    parser.add_argument("--timeout", type=positive, default=1800, help="seconds a rollout may take")
     return parser.parse_args(argv)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An argument's number, 1 or more."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"wanted a positive whole number, saw {text!r}")
     return int(text)
@@ -62,15 +63,20 @@ def _positive(text: str) -> int:
 def main(argv: list[str], *, stock: Side = STOCK, seer: Side = SEER) -> int:
     """Runs the demo and returns its exit status. stock, seer: what the two servers do not share."""
     args = parse(argv)
+    return exit_status("demo", lambda: run(args, stock, seer))
+
+
+def exit_status(name: str, work: Callable[[], int]) -> int:
+    """What `work` returns; 2 where it refuses its input or a server fails, 130 where it is interrupted or killed."""
     # A kill must stop the servers as Ctrl-C does.
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return run(args, stock, seer)
+        return work()
     except (ValueError, ServerError) as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("demo: interrupted; the servers are stopped", file=sys.stderr)
+        print(f"{name}: interrupted; the servers are stopped", file=sys.stderr)
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -104,19 +110,9 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
     folder = Path(tempfile.mkdtemp(prefix="seer-demo-"))
     rollouts = {}
     for side in (stock, seer):
-        environment = {**shared_environment(), **side.environment}
         # One engine schedules by itself; over several the controller decides who runs where, and they share text.
         divided = side is seer and args.engines > 1
-        sharing = ("--seer-config", json.dumps({"bus": f"ipc://{folder}/bus"})) if divided else ()
-        plans = [
-            ServerPlan(
-                label=side.label if len(ports) == 1 else f"{side.label}-{number}",
-                port=port,
-                flags=(*shared, *side.flags, *sharing),
-                environment=environment,
-            )
-            for number, port in enumerate(ports, 1)
-        ]
+        plans = side_plans(side, ports, shared, folder, divided=divided)
         rollouts[side.label] = run_side(
             side.label,
             plans,

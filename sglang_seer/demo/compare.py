@@ -58,8 +58,8 @@ def compare(
                 finish_reason=one.finish_reason,
                 reward=value,
                 identical=identical,
-                stock=_run(one, start_s["stock"]),
-                seer=_run(other, start_s["seer"]),
+                stock=run_of(one, start_s["stock"]),
+                seer=run_of(other, start_s["seer"]),
                 **differences,
             )
         )
@@ -78,7 +78,8 @@ def _shifted(loads: Sequence[Load], start_s: float) -> list[Load]:
     return [msgspec.structs.replace(load, at_s=load.at_s - start_s) for load in loads]
 
 
-def _run(generation: Generation, start_s: float) -> Run:
+def run_of(generation: Generation, start_s: float) -> Run:
+    """Times from `start_s` on."""
     return Run(
         submitted_s=generation.submitted_s - start_s,
         first_s=None if generation.first_s is None else generation.first_s - start_s,

@@ -1,14 +1,17 @@
-"""One side of the demo: start its servers, run the rollout with a progress bar, stop the servers."""
+"""One side of a comparison: start its servers, run rollouts with a progress bar, stop the servers."""
 
 import asyncio
+import json
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from sglang_seer.demo.plan import Side, shared_environment
 from sglang_seer.demo.servers import Server, ServerPlan, serve
 from sglang_seer.rollout.client import EngineClient, EngineError, RolloutError
 from sglang_seer.rollout.config import RolloutConfig
@@ -53,6 +56,80 @@ class Progress:
         self._bar.update(samples)
 
 
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """The engines of one side. controller: of divided rollouts; None sends whole groups to the engines in turn."""
+
+    clients: Sequence[EngineClient]
+    controller: RolloutController | None
+
+    async def roll_out(self, requests: Sequence[GenerateRequest], progress: Progress) -> Rollout:
+        """All requests to their ends. Raises EngineError or RolloutError where that fails."""
+        if self.controller is None:
+            return await roll_out(self.clients, requests, on_finish=progress.finished, on_load=progress.loaded)
+        return await _divided(self.clients, requests, self.controller, progress)
+
+    async def update_weights(self, folder: Path, version: str, timeout_s: float) -> None:
+        """All engines load the checkpoint in `folder`. Raises EngineError or RolloutError where one does not."""
+        if self.controller is None:
+            updates = (client.update_weights(str(folder), version, timeout_s) for client in self.clients)
+            await asyncio.gather(*updates)
+        else:
+            await self.controller.update_weights(folder, version, timeout_s=timeout_s)
+
+
+def side_plans(
+    side: Side, ports: Sequence[int], shared: Sequence[str], folder: Path, *, divided: bool
+) -> list[ServerPlan]:
+    """How its servers are started. shared: flags of both sides. divided: Seer's engines share text, in `folder`."""
+    sharing = ("--seer-config", json.dumps({"bus": f"ipc://{folder}/bus"})) if divided else ()
+    return [
+        ServerPlan(
+            label=side.label if len(ports) == 1 else f"{side.label}-{number}",
+            port=port,
+            flags=(*shared, *side.flags, *sharing),
+            environment={**shared_environment(), **side.environment},
+        )
+        for number, port in enumerate(ports, 1)
+    ]
+
+
+@contextmanager
+def started(label: str, plans: Sequence[ServerPlan], folder: Path, timeout_s: float) -> Iterator[list[Server]]:
+    """Servers that are ready, stopped at the end.
+
+    Raises ServerError where one does not start, and where the block ends in an EngineError or a RolloutError.
+    """
+    print(f"{label}: starting the server" + (f"s, {len(plans)}" if len(plans) > 1 else ""), flush=True)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(serve(plan, folder)) for plan in plans]
+        ready_s = max(server.wait_until_ready(timeout_s) for server in servers)
+        print(f"{label}: ready after {ready_s:.0f} s", flush=True)
+        try:
+            yield servers
+        except (EngineError, RolloutError) as error:
+            # A server that has just died takes a moment to be seen as dead.
+            time.sleep(1.0)
+            for server in servers:
+                server.check()
+            raise servers[0].error(str(error)) from error
+
+
+@asynccontextmanager
+async def connected(
+    servers: Sequence[Server], requests: Sequence[GenerateRequest], config: RolloutConfig | None
+) -> AsyncIterator[Engines]:
+    """Engines that have answered once to a few short requests of the kind of `requests`."""
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(EngineClient(server.plan.url)) for server in servers]
+        await asyncio.gather(*(client.generate(request) for client in clients for request in warm_up(requests)))
+        controller = None
+        if config is not None:
+            urls = [client.base_url for client in clients]
+            controller = await stack.enter_async_context(RolloutController(urls, config=config))
+        yield Engines(clients, controller)
+
+
 def run_side(
     label: str,
     plans: Sequence[ServerPlan],
@@ -68,19 +145,9 @@ def run_side(
     controller: of a divided rollout; None sends everything at once, groups to the servers in turn. Raises ServerError
     where a server or the rollout fails.
     """
-    print(f"{label}: starting the server" + (f"s, {len(plans)}" if len(plans) > 1 else ""), flush=True)
-    with ExitStack() as stack:
-        servers = [stack.enter_context(serve(plan, folder)) for plan in plans]
-        ready_s = max(server.wait_until_ready(start_timeout_s) for server in servers)
-        print(f"{label}: ready after {ready_s:.0f} s", flush=True)
+    with started(label, plans, folder, start_timeout_s) as servers:
         try:
             return asyncio.run(_rollout(label, servers, requests, controller, timeout_s))
-        except (EngineError, RolloutError) as error:
-            # A server that has just died takes a moment to be seen as dead.
-            time.sleep(1.0)
-            for server in servers:
-                server.check()
-            raise servers[0].error(str(error)) from error
         except TimeoutError as error:
             raise servers[0].error(f"the rollout took longer than {timeout_s:.0f} s") from error
 
@@ -89,32 +156,26 @@ async def _rollout(
     label: str,
     servers: Sequence[Server],
     requests: Sequence[GenerateRequest],
-    controller: RolloutConfig | None,
+    config: RolloutConfig | None,
     timeout_s: float,
 ) -> Rollout:
-    async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(EngineClient(server.plan.url)) for server in servers]
-        await asyncio.gather(*(client.generate(request) for client in clients for request in warm_up(requests)))
+    async with connected(servers, requests, config) as engines:
         progress = Progress(label, len(requests))
         try:
-            if controller is None:
-                rollout = roll_out(clients, requests, on_finish=progress.finished, on_load=progress.loaded)
-            else:
-                rollout = _divided(clients, requests, controller, progress)
-            return await asyncio.wait_for(rollout, timeout_s)
+            return await asyncio.wait_for(engines.roll_out(requests, progress), timeout_s)
         finally:
             progress.close()
 
 
 async def _divided(
-    clients: Sequence[EngineClient], requests: Sequence[GenerateRequest], config: RolloutConfig, progress: Progress
+    clients: Sequence[EngineClient],
+    requests: Sequence[GenerateRequest],
+    controller: RolloutController,
+    progress: Progress,
 ) -> Rollout:
     """The same requests through the controller."""
     generations: dict[tuple[str, int], Generation] = {}
-    async with (
-        RolloutController([client.base_url for client in clients], config=config) as controller,
-        watched(clients, progress.loaded) as loads,
-    ):
+    async with watched(clients, progress.loaded) as loads:
         async for sample in controller.samples(_prompts(requests)):
             if not sample.complete:
                 raise RolloutError(
@@ -153,7 +214,13 @@ def _generation(sample: Sample) -> Generation:
         finished_s=sample.finished_s,
         retractions=sum(chunk.retractions for chunk in sample.chunks),
         verify_steps=sum(chunk.verify_steps for chunk in sample.chunks),
+        weight_version=_only(sample.weight_versions),
     )
+
+
+def _only(versions: Sequence[str | None]) -> str | None:
+    """The one weight version of a sample; those of a mixed one, joined, are no engine's."""
+    return versions[0] if len(versions) == 1 else " then ".join(map(str, versions))
 
 
 def warm_up(requests: Sequence[GenerateRequest]) -> list[GenerateRequest]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_seer.draft import Proposal, SuffixIndex
+from sglang_seer.draft.index import MAX_DEPTH
 from sglang_seer.engine.requests import RequestState, RequestStates
 from sglang_seer.engine.sharing import NO_LENGTHS, Lengths, Sharing
 
@@ -53,6 +54,9 @@ class DraftSource:
         self._of_prompt: dict[int, int] = {}  # prompt -> group of the index, for this version
         self._remembered: dict[int, int] = {}  # the same for the version before
         self._closed = 0  # groups that the index has closed by itself
+        # By depth, the root's included, which stays 0.
+        self._drafted = np.zeros(MAX_DEPTH + 1, dtype=np.int64)
+        self._accepted = np.zeros(MAX_DEPTH + 1, dtype=np.int64)
 
     def enter(self, requests: Sequence[Any]) -> None:
         """These requests are about to decode: their siblings on other engines may be fetched meanwhile."""
@@ -128,6 +132,8 @@ class DraftSource:
     def observe(self, proposal: Proposal, accepted: npt.NDArray[np.bool_]) -> None:
         """Learn from a verified proposal; accepted: [num_nodes]."""
         self._index.observe(proposal, accepted)
+        self._drafted += np.bincount(proposal.depths, minlength=len(self._drafted))
+        self._accepted += np.bincount(proposal.depths[accepted], minlength=len(self._accepted))
 
     def drop(self, request: Any) -> None:
         """Forget the response of an aborted request."""
@@ -152,9 +158,12 @@ class DraftSource:
         self._open = {}
         self._of_prompt = {}
 
-    def status(self) -> dict[str, int]:
-        """Size of the index and what it lost at its limits."""
+    def status(self) -> dict[str, Any]:
+        """Size of the index, what it lost at its limits, and what became of drafts by depth, from 1 on."""
+        deepest = int(np.flatnonzero(self._drafted).max(initial=0))
         return {
+            "drafted_by_depth": self._drafted[1 : deepest + 1].tolist(),
+            "accepted_by_depth": self._accepted[1 : deepest + 1].tolist(),
             "groups": self._index.num_groups,
             "tokens": self._index.num_tokens,
             "bytes": self._index.memory_bytes,

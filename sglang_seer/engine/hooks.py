@@ -16,6 +16,7 @@ from sglang_seer.context import ContextLengths, LengthModel
 from sglang_seer.draft.budget import tail_priorities
 from sglang_seer.engine.admission import Admission, adder_class
 from sglang_seer.engine.launch import ALGORITHM, POLICY, STOCK_POLICY, config_of
+from sglang_seer.engine.metrics import Metrics, labels_of
 from sglang_seer.engine.policy import SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
 from sglang_seer.engine.sharing import Lengths
@@ -46,6 +47,7 @@ class SchedulerState:
 
 _state: SchedulerState | None = None
 _request_states: RequestStates | None = None
+_metrics: Metrics | None = None
 
 
 def request_states(random_seed: int) -> RequestStates:
@@ -85,6 +87,7 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
     config = _config_of_scheduler(scheduler)
     if config is None:
         original(scheduler)
+        _start_metrics(scheduler)
         return
     reasons = lines.unapplied(lines.patch_set_for(STATUS.sglang_version))
     if reasons:
@@ -127,6 +130,21 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
         asked if asked == POLICY else f"{asked}, replaced by {POLICY}",
         ", ".join(f"{name} = {value}" for name, value in config.shown().items()),
     )
+    _start_metrics(scheduler)
+
+
+def _start_metrics(scheduler: Any) -> None:
+    """With --enable-metrics; of a stock engine they say that Seer is off."""
+    global _metrics
+    labels = labels_of(scheduler)
+    if labels is not None:
+        _metrics = Metrics(labels, live_status)
+
+
+def on_idle(_scheduler: Any) -> None:
+    """Before `Scheduler.on_idle`: metrics follow what went on after the last step, such as traffic of the bus."""
+    if _state is not None and _metrics is not None:
+        _metrics.update()
 
 
 def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any) -> None:
@@ -139,6 +157,9 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
         state = _state.states.of(request)
         if state.finished or state.identity is None:
             continue
+        if state.expected_tokens is None:
+            STATUS.counters["admitted"] += 1
+            state.expected_tokens = _state.lengths.expected_tokens(state.identity.group, state.identity.limit_tokens)
         tokens = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens + len(request.output_ids)
         if not request.finished():
             _state.lengths.progress(state.identity.group, state.arrival, tokens)
@@ -161,6 +182,10 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
             continue
         _state.lengths.finish(state.identity.group, tokens, member=state.arrival, limit_tokens=limit)
         STATUS.counters["finished"] += 1
+        STATUS.counters["estimated_tokens"] += tokens
+        STATUS.counters["estimate_error_tokens"] += round(abs(state.expected_tokens - tokens))
+    if _metrics is not None:
+        _metrics.update()
 
 
 def learn_lengths(lengths: Lengths) -> None:
@@ -196,9 +221,15 @@ def replace_prefill_adder() -> None:
 
 def update_running_batch(original: Callable[[Any, Any], Any], scheduler: Any, batch: Any) -> Any:
     """Around `Scheduler.update_running_batch`: requests at the end of a chunk may leave before the batch decodes."""
-    if _state is not None and _state.yields is not None:
+    if _state is None:
+        return original(scheduler, batch)
+    if _state.yields is not None:
         _state.yields.before_decode(scheduler, batch)
-    return original(scheduler, batch)
+    waiting = len(scheduler.waiting_queue)
+    result = original(scheduler, batch)
+    # Nothing else is queued there.
+    STATUS.counters["retractions"] += len(scheduler.waiting_queue) - waiting
+    return result
 
 
 def draft_priorities(requests: Sequence[Any]) -> npt.NDArray[np.float64]:
@@ -227,8 +258,13 @@ def get_internal_state(output: Any, *_arguments: Any) -> Any:
     # Older lines put all attributes of the record there, also those that JSON does not know.
     output.internal_state.pop("_seer_config", None)
     if _state is not None:
-        output.internal_state["sglang_seer"] = {**STATUS.as_dict(), "groups": len(_state.lengths)}
+        output.internal_state["sglang_seer"] = live_status()
     return output
+
+
+def live_status() -> dict[str, Any]:
+    """What /server_info and the metrics show."""
+    return STATUS.as_dict() if _state is None else {**STATUS.as_dict(), "groups": len(_state.lengths)}
 
 
 def check_hooks_run() -> None:

@@ -15,17 +15,23 @@ def takes_plain_path(request: Any) -> bool:
 
     Such a request verifies its root alone: one token a step, exactly SGLang's plain decoding.
     """
+    return plain_path_reason(request) is not None
+
+
+def plain_path_reason(request: Any) -> str | None:
+    """Why a request takes the plain path; None if it does not."""
     parameters = request.sampling_params
-    return bool(
-        request.grammar is not None
-        or parameters.frequency_penalty
-        or parameters.presence_penalty
-        or parameters.repetition_penalty != 1.0
-        or parameters.min_new_tokens
-        or parameters.logit_bias
-        or request.custom_logit_processor
-        or line.ends_by_single_tokens(parameters)
-    )
+    if request.grammar is not None:
+        return "grammar"
+    if parameters.frequency_penalty or parameters.presence_penalty or parameters.repetition_penalty != 1.0:
+        return "penalty"
+    if parameters.min_new_tokens:
+        return "min_new_tokens"
+    if parameters.logit_bias:
+        return "logit_bias"
+    if request.custom_logit_processor:
+        return "logit_processor"
+    return "stop_strings" if line.ends_by_single_tokens(parameters) else None
 
 
 def apply_root_transforms(logits: torch.Tensor, batch: Any, width: int) -> None:

@@ -67,6 +67,8 @@ class Pacer:
         self._nodes = 0
         self._steps: list[StepObservation] = []
         self._drafts: list[DraftObservation] = []
+        self._draft_s = self._verify_s = 0.0
+        self._timed_steps = 0
 
     def interrupt(self) -> None:
         """Something else than a decode step ran: the time until the next one says nothing."""
@@ -78,9 +80,10 @@ class Pacer:
         if self._running is not None:
             size, rows, context, since = self._running
             self._running = None
-            self._steps.append(
-                StepObservation(batch=size, rows=rows, context=context, seconds=max(self._asked - since, 1e-9))
-            )
+            seconds = max(self._asked - since, 1e-9)
+            self._steps.append(StepObservation(batch=size, rows=rows, context=context, seconds=seconds))
+            self._verify_s += seconds
+            self._timed_steps += 1
         if len(self._steps) >= min(MOST_UNLEARNT, 2 + self.times.num_observations // 4):
             self.times.observe(self._steps, self._drafts)
             self._steps, self._drafts = [], []
@@ -98,6 +101,7 @@ class Pacer:
         if self._nodes > 0:
             seconds = max(drafted - self._asked, 1e-9)
             self._drafts.append(DraftObservation(batch=batch, nodes=self._nodes, seconds=seconds))
+            self._draft_s += seconds
         width = 0
         if self._nodes > 0:
             allocation = self._controller.decide(
@@ -112,5 +116,11 @@ class Pacer:
         return proposal, width
 
     def status(self) -> dict[str, Any]:
-        """What was learnt, for /server_info."""
-        return {"steps_measured": self.times.num_observations, "steps_explored": self._controller.explored}
+        """What was learnt, for /server_info, and where time went: in drafts, and from there to the next ones."""
+        return {
+            "steps_measured": self.times.num_observations,
+            "steps_explored": self._controller.explored,
+            "draft_s": self._draft_s,
+            "verify_s": self._verify_s,
+            "timed_steps": self._timed_steps,
+        }

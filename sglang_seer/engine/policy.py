@@ -110,7 +110,6 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         state = self._states.of(request)
         entry = None  # generates nothing: Seer leaves it alone
         if state.identity is not None:
-            self._lengths.touch(state.identity.group)
             # Input behind the prompt is what earlier chunks generated.
             earlier = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens
             entry = Waiting(

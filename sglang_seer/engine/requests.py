@@ -33,7 +33,8 @@ class RequestState:
     index_sequence: key of the response in the suffix index. seed: of an unseeded request. arrival: order in which this
     scheduler saw its requests. index_id: the index's group that it was last appended to, 0 for none. sequence_tokens:
     response tokens handed to that group. chunk: of its response, the one that it was last seen in. yielded: it waits
-    since the end of a chunk. finished: its end was learnt.
+    since the end of a chunk. finished: its end was learnt. expected_tokens: of the whole response,
+    as estimated when it was admitted.
     """
 
     identity: Identity | None
@@ -48,6 +49,7 @@ class RequestState:
     chunk: int = 0
     yielded: bool = False
     finished: bool = False
+    expected_tokens: float | None = None
 
 
 class RequestStates:

@@ -23,7 +23,7 @@ from sglang_seer.engine.algorithm import reads_mask
 from sglang_seer.engine.drafts import DraftSource, pending_tokens
 from sglang_seer.engine.kernels import choose_kernels
 from sglang_seer.engine.launch import config_of
-from sglang_seer.engine.logits import apply_root_transforms, takes_plain_path
+from sglang_seer.engine.logits import apply_root_transforms, plain_path_reason
 from sglang_seer.engine.logprobs import set_logprobs, wanted_logprobs
 from sglang_seer.engine.pacing import Pacer, draft_widths
 from sglang_seer.engine.ranks import drafts_here, share_trees
@@ -155,7 +155,8 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         return self._decode(batch, on_publish, pp_proxy_tensors)
 
     def _decode(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> GenerationBatchResult:
-        plain = [takes_plain_path(request) for request in batch.reqs]
+        reasons = [plain_path_reason(request) for request in batch.reqs]
+        plain = [reason is not None for reason in reasons]
         # At the step's start, so that all of it sees the same text.
         shares = self.config.shares
         arrived = self.drafts.receive(self._text_version()) if shares and self.drafts is not None else NO_LENGTHS
@@ -199,7 +200,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         if on_publish is not None:
             on_publish(new_seq_lens)
         batch.forward_mode = ForwardMode.DECODE
-        self._count(plain, trees)
+        self._count(reasons, trees)
         return line.step_result(
             logits_output=logits_output,
             next_token_ids=accepted.tokens.flatten(),
@@ -344,11 +345,13 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
             line.get_parallel().tp_group.broadcast(tensor, src=0)
         return accepted
 
-    def _count(self, plain: Sequence[bool], trees: TreeBatch) -> None:
+    def _count(self, plain: Sequence[str | None], trees: TreeBatch) -> None:
         drafted = int((trees.parents >= 0).sum())
         STATUS.calls["verify"] += 1
         STATUS.counters["drafted"] += drafted
-        STATUS.counters["plain_path_steps"] += sum(plain)
+        for reason in filter(None, plain):
+            STATUS.counters["plain_path_steps"] += 1
+            STATUS.counters[f"plain_path_for_{reason}"] += 1
         if drafted:
             STATUS.first("verified", "verified its first drafts: %d nodes for %d requests", drafted, len(plain))
         hooks.check_hooks_run()

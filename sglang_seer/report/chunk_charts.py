@@ -114,12 +114,13 @@ def migrations(history: History) -> Chart | None:
     whole_numbers(bar.ax.yaxis)
     whole_numbers(left.yaxis)
     legend(figure, left)
-    pulled = sum(assign.pull_from is not None for assign in history.assigns)
+    far = sum(assign.pull_from is not None for assign in history.assigns)
+    pulled = sum(chunk.pulled_tokens for chunk in history.chunks)
     return Chart(
         "migrations",
         "Migrations",
         f"{len(history.migrations):,} of {len(history.assigns):,} chunks went on on another engine than the chunk "
-        f"before; {pulled:,} left a long cached prefix behind that the shared KV store may bring along.",
+        f"before; {far:,} left a long cached prefix behind. {pulled:,} tokens came out of a shared KV store.",
         figure,
         [Plot(left, (edges[:-1] + edges[1:]) / 2, shown)],
     )

@@ -71,13 +71,16 @@ class Assignment:
 
 @dataclass(slots=True)
 class Counts:
-    """What happened; read at any time. moved: chunks that went on elsewhere; gaps: those that left much KV behind."""
+    """What happened; read at any time. moved: chunks that went on elsewhere; gaps: those that left much KV behind.
+    pulled_tokens: input that came out of the KV store that engines share; prefilled_again_tokens: that was computed
+    before and was found nowhere."""
 
     chunks: int = 0
     moved: int = 0
     gaps: int = 0
     broken: dict[str, int] = field(default_factory=dict)
     whole: dict[str, int] = field(default_factory=dict)
+    pulled_tokens: int = 0
     prefilled_again_tokens: int = 0
     engines_lost: int = 0
     restarted: int = 0
@@ -342,6 +345,7 @@ class RequestBuffer:
         name = request.engine
         assert name is not None
         self._stop_running(request)
+        self.counts.pulled_tokens += chunk.pulled_tokens
         if request.output_ids and output_ids:
             self.counts.prefilled_again_tokens += max(chunk.input_tokens - chunk.cached_tokens - 1, 0)
         request.output_ids += output_ids

@@ -9,6 +9,10 @@ import aiohttp
 from sglang_seer.rollout.records import GenerateRequest, Generation, Load
 
 SHORT_CALL_S = 10.0
+# How long an engine may take to become idle when its caches are flushed.
+FLUSH_IDLE_S = 30.0
+# A store in a folder removes page after page.
+CLEAR_S = 120.0
 SHOWN_CHARACTERS = 500
 
 
@@ -62,6 +66,7 @@ class EngineClient:
                 finished_s=finished_s,
                 retractions=meta.get("num_retractions"),
                 verify_steps=meta.get("spec_verify_ct", 0),
+                weight_version=meta.get("weight_version"),
             )
         except (KeyError, TypeError) as error:
             raise EngineError(
@@ -98,6 +103,21 @@ class EngineClient:
     async def abort(self, rid: str) -> None:
         """Ends a request of that id, if it runs."""
         await self._call("POST", "/abort_request", json={"rid": rid}, timeout_s=SHORT_CALL_S, empty=True)
+
+    async def update_weights(self, folder: str, version: str, timeout_s: float) -> None:
+        """Loads the checkpoint in `folder`, a path of the engine's machine; then drops what other weights left behind.
+
+        Its KV and, with Seer, its draft texts and lengths. The flush waits until the engine is idle: with overlap
+        scheduling it is so a moment after it has sent its last token.
+        """
+        body = {"model_path": folder, "weight_version": version, "flush_cache": False}
+        await self._call("POST", "/update_weights_from_disk", json=body, timeout_s=timeout_s)
+        flush = {"timeout": str(FLUSH_IDLE_S)}
+        await self._call("POST", "/flush_cache", params=flush, timeout_s=timeout_s, empty=True)
+
+    async def clear_store(self) -> None:
+        """Empties the KV store behind the engine's prefix cache, for all engines that share it."""
+        await self._call("POST", "/hicache/storage-backend/clear", timeout_s=CLEAR_S, empty=True)
 
     async def _call(
         self, method: str, path: str, *, timeout_s: float | None, empty: bool = False, **options: Any

@@ -26,6 +26,7 @@ from sglang_seer.rollout.controller import RolloutController
 from sglang_seer.rollout.discovery import engines_of_router, tokenizer_of
 from sglang_seer.rollout.events import EventLog
 from sglang_seer.rollout.journal import Journal
+from sglang_seer.rollout.metrics import served
 from sglang_seer.rollout.output import Output
 from sglang_seer.rollout.progress import Progress
 from sglang_seer.rollout.prompts import BadLineError, read_prompts
@@ -82,6 +83,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     files("--journal", type=Path, help="keep every chunk here, so that --resume loses at most what ran")
     files("--resume", action="store_true", help="go on where --out, and --journal where there is one, end")
     files("--run", type=Path, metavar="FILE", help="what happened when, for `python -m sglang_seer report FILE`")
+    shown = parser.add_argument_group("metrics").add_argument
+    shown("--metrics-port", type=_positive, metavar="PORT", help="serve Prometheus metrics at /metrics while it runs")
+    shown("--metrics-host", default="127.0.0.1", metavar="HOST", help="interface of --metrics-port; 0.0.0.0 for all")
     args = parser.parse_args(argv)
     if not args.engines and args.router is None:
         parser.error("wanted --engines URL ... or --router URL")
@@ -134,6 +138,7 @@ async def _run(args: argparse.Namespace) -> int:
         async with (
             RolloutController(engines, config=config, tokenizer=tokenizer, journal=journal, events=events) as rollout,
             Progress(rollout, count * args.n, done=len(out.kept)) as progress,
+            served(rollout, args.metrics_host, args.metrics_port),
             aclosing(
                 rollout.samples(
                     prompts,

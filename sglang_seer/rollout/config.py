@@ -24,6 +24,7 @@ class RolloutConfig:
     one_weight_version: a sample that meets other weights than it began with starts again.
     shared_kv: engines share a KV store: chunks carry the weight version as SGLang's `extra_key`, so that no engine
     takes KV of other weights from it.
+    store_s: with shared_kv, how long what a chunk left takes to reach the store: a chunk that moves starts no earlier.
     poll_s: between looks at an engine. silent_s: an engine with chunks that sends nothing for so long is asked for its
     health. health_s: and has so long to answer. no_engine_s: the rollout fails when no engine was up for so long.
     strikes: answers in a row that were none, after which an engine rests for backoff_s, twice as long each time.
@@ -40,6 +41,7 @@ class RolloutConfig:
     undelivered_samples: int = 4_096
     one_weight_version: bool = False
     shared_kv: bool = False
+    store_s: float = 0.2
     poll_s: float = 1.0
     silent_s: float = 10.0
     health_s: float = 25.0

@@ -20,11 +20,13 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from sglang_seer.context import ContextLengths, LengthModel
 from sglang_seer.rollout.buffer import Counts, Request, RequestBuffer
+from sglang_seer.rollout.client import RolloutError
 from sglang_seer.rollout.config import RolloutConfig
 from sglang_seer.rollout.events import EventLog
 from sglang_seer.rollout.exact import plan
@@ -41,6 +43,8 @@ Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
 Reward = Callable[[Sample], Awaitable[Any]]
 # How long prompts are taken in at a stretch.
 FEED_TURN_S = 0.02
+# How long an engine may take to load weights.
+UPDATE_S = 600.0
 OnRefused = Callable[[Prompt, ValueError], None]
 
 
@@ -313,10 +317,40 @@ class RolloutController:
         self._runner.stop(requests, reason)
         self._out.put_nowait(None)
 
+    async def update_weights(self, folder: str | Path, version: str, *, timeout_s: float = UPDATE_S) -> None:
+        """Lets every engine load the checkpoint in `folder` between two rollouts; they all serve `version` then.
+
+        KV, draft texts and lengths of the weights before are dropped, there and here. `folder` is a path on the
+        engines' machines. Raises RuntimeError while a rollout runs, RolloutError with what each engine said that did
+        not follow: let it go with `remove_engine`, or try again.
+        """
+        if self._active:
+            raise RuntimeError("a rollout is running: update the weights when it has ended")
+        if not self._links:
+            raise RuntimeError("RolloutController is an async context manager: use it in `async with`")
+        updates = (link.update_weights(str(folder), version, timeout_s) for link in self._links.values())
+        answers = await asyncio.gather(*updates, return_exceptions=True)
+        if failed := [answer for answer in answers if isinstance(answer, BaseException)]:
+            raise RolloutError(f"weights {version!r} are not everywhere: " + "; ".join(map(str, failed))) from failed[0]
+        self.new_weights(version)
+
     def new_weights(self, version: str) -> None:
         """Tells that all engines have weights of that version now: nothing that was learnt under others holds."""
         self._runner.weight_version = version
         self._buffer.new_weights()
+
+    async def release_kv(self) -> None:
+        """Empties the KV store that the engines share: none of it is of use once weights have changed.
+
+        Raises RuntimeError while samples are generated, RolloutError where no engine does it.
+        """
+        if self._active:
+            raise RuntimeError("a rollout is running: its KV is still wanted")
+        # Each of them: in a folder, each engine keeps count of what it wrote.
+        cleared = await asyncio.gather(*(link.clear_store() for link in self._links.values()))
+        if not any(cleared):
+            said = "; ".join(f"{url}: {link.last_error}" for url, link in self._links.items())
+            raise RolloutError(f"no engine emptied its KV store: {said}")
 
     # What has ended
 

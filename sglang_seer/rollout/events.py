@@ -101,7 +101,8 @@ class Assign(msgspec.Struct, tag="assign", frozen=True, kw_only=True):
 
 class ChunkEnd(msgspec.Struct, tag="chunk", frozen=True, kw_only=True):
     """A chunk ended. end: `length`, `stop`, or what broke it off. verify_steps: forward passes that verified a draft,
-    0 without speculation; tokens / verify_steps is the acceptance length."""
+    0 without speculation; tokens / verify_steps is the acceptance length. pulled_tokens: of the cached ones, out of the
+    KV store that engines share."""
 
     at_s: float
     began_s: float
@@ -114,6 +115,7 @@ class ChunkEnd(msgspec.Struct, tag="chunk", frozen=True, kw_only=True):
     cached_tokens: int
     verify_steps: int
     retractions: int
+    pulled_tokens: int = 0
 
 
 class Finish(msgspec.Struct, tag="finish", frozen=True, kw_only=True):

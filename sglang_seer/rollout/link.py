@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,11 +15,15 @@ from sglang_seer.rollout.records import Load
 from sglang_seer.rollout.stream import EventReader, GarbageError, Part, RefusedError
 from sglang_seer.rollout.wire import StatusError, Wire, WireError
 
+log = logging.getLogger(__name__)
+
 # Engines must agree in these, or a sample that moves between them changes.
 SIGNATURE = (
     *("model_path", "tokenizer_path", "dtype", "quantization"),
     *("page_size", "tp_size", "kv_cache_dtype", "version"),
 )
+# And in these where they share a KV store: its keys do not say how a page is laid out.
+STORE_SIGNATURE = ("hicache_storage_backend", "hicache_mem_layout")
 # How fast the pace of an engine follows what is seen.
 PACE_WEIGHT = 0.2
 # How long an engine that is let go may take over aborts.
@@ -48,15 +53,16 @@ class EngineFacts(NamedTuple):
     incremental: bool
 
 
-def facts_of(info: Mapping[str, Any]) -> EngineFacts:
+def facts_of(info: Mapping[str, Any], *, shared_kv: bool = False) -> EngineFacts:
     """Raises ValueError where the engine does not say how much KV it has."""
+    names = SIGNATURE + STORE_SIGNATURE if shared_kv else SIGNATURE
     ranks = info.get("dp_size") or 1
     capacity = info.get("max_total_num_tokens")
     if not isinstance(capacity, int) or capacity < 1:
         raise ValueError(f"/server_info: max_total_num_tokens: got {capacity!r}, wanted the engine's KV slots")
     slots = info.get("max_running_requests")
     return EngineFacts(
-        signature={name: info.get(name) for name in SIGNATURE},
+        signature={name: info.get(name) for name in names},
         capacity_tokens=capacity * ranks,
         slots=slots * ranks if isinstance(slots, int) and slots > 0 else None,
         most_input_tokens=info.get("max_req_input_len"),
@@ -99,10 +105,22 @@ class EngineLink:
     async def ask(self) -> EngineFacts:
         """Its /server_info. Raises EngineError where it does not answer, ValueError where it is not of use."""
         try:
-            return facts_of(await self._client.server_info())
+            facts = facts_of(await self._client.server_info(), shared_kv=self._config.shared_kv)
         except EngineError as error:
             self.last_error = str(error)
             raise
+        if self._config.shared_kv and facts.signature["hicache_storage_backend"] is None:
+            log.warning("shared_kv: engine %s has no store: it wants --hicache-storage-backend", self.url)
+        return facts
+
+    async def clear_store(self) -> bool:
+        """Whether it emptied the KV store that it is attached to."""
+        try:
+            await self._client.clear_store()
+        except EngineError as error:
+            self.last_error = str(error)
+            return False
+        return True
 
     async def healthy(self, timeout_s: float) -> bool:
         """Whether /health says yes in time. It takes a second at least: SGLang waits for a sign of its scheduler."""
@@ -113,6 +131,11 @@ class EngineLink:
             return False
         self.signed()
         return True
+
+    async def update_weights(self, folder: str, version: str, timeout_s: float) -> None:
+        """See EngineClient. What the engine says of itself may change with its weights: it is asked again."""
+        await self._client.update_weights(folder, version, timeout_s)
+        self.facts = await self.ask()
 
     async def load(self) -> Load | None:
         """None where it does not say."""
@@ -211,7 +234,7 @@ class Cancelled(asyncio.CancelledError):
 def mismatches(facts: Mapping[str, EngineFacts]) -> list[str]:
     """In what the engines differ that must be equal, each with the value of every engine."""
     found = []
-    for name in SIGNATURE:
+    for name in next(iter(facts.values())).signature:
         values = {url: one.signature[name] for url, one in facts.items()}
         if len(set(map(str, values.values()))) > 1:
             found.append(f"{name}: " + ", ".join(f"{url} has {value!r}" for url, value in values.items()))

@@ -112,6 +112,7 @@ class Recorder:
                 cached_tokens=chunk.cached_tokens,
                 verify_steps=chunk.verify_steps,
                 retractions=chunk.retractions,
+                pulled_tokens=chunk.pulled_tokens,
             )
         )
 

@@ -38,7 +38,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     first_s: end of the prefill, None unless the engine runs with --enable-metrics. finish_reason: `stop` or `length`.
     retractions: how often the engine took the request's KV away. verify_steps: forward passes that verified a draft,
-    0 without speculation. An engine that does not report a count gives None.
+    0 without speculation. An engine that does not report a count, or its weight version, gives None.
     """
 
     group: str
@@ -51,6 +51,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     finished_s: float
     retractions: int | None
     verify_steps: int | None
+    weight_version: str | None = None
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,19 +9,14 @@ from typing import Any
 from uuid import uuid4
 
 from sglang_seer.rollout.buffer import Assignment, Request, RequestBuffer
-from sglang_seer.rollout.client import RolloutError
 from sglang_seer.rollout.config import RolloutConfig
 from sglang_seer.rollout.journal import Journal
 from sglang_seer.rollout.link import Cancelled, EngineLink, Outcome
+from sglang_seer.rollout.passes import assignments
 from sglang_seer.rollout.recorder import Recorder
 from sglang_seer.rollout.samples import Chunk, Sample
 from sglang_seer.rollout.seams import Seams
-from sglang_seer.rollout.timing import until_set
 from sglang_seer.rollout.verdict import Verdict, judge
-
-# A pass over the waiting requests costs at most this share of the time, and waits at most so long for more to do.
-PASS_SHARE = 0.1
-LONGEST_PAUSE_S = 0.05
 
 
 class ChunkRunner:
@@ -60,27 +55,18 @@ class ChunkRunner:
 
     async def run(self, may_start: Callable[[], bool]) -> None:
         """Starts chunks until it is cancelled. Raises RolloutError where no engine was up for long."""
-        config, loop = self._config, asyncio.get_running_loop()
-        none_since_s: float | None = None
-        while True:
-            self.wake.clear()
-            started_s = loop.time()
-            if self._buffer.up or not len(self._buffer):
-                none_since_s = None
-            else:
-                none_since_s = none_since_s or started_s
-                if started_s - none_since_s > config.no_engine_s:
-                    said = "; ".join(f"{url}: {link.last_error}" for url, link in self._links.items())
-                    raise RolloutError(f"no engine for {config.no_engine_s:.0f} s: {said}")
-            if may_start():
-                doubted = {url for url, link in self._links.items() if link.suspect.is_set()}
-                for assignment in self._buffer.assign(doubted):
-                    self._recorder.assign(assignment)
-                    chunk = self._chunk(assignment, self._links[assignment.engine])
-                    self._tasks[assignment.request.arrival] = asyncio.create_task(self._guard(chunk))
-            # What changes while a pass would still be paid for is taken together by the next one.
-            await asyncio.sleep(min((loop.time() - started_s) / PASS_SHARE, LONGEST_PAUSE_S))
-            await until_set(self.wake, config.poll_s)
+        started = assignments(
+            self._config,
+            self._buffer,
+            self.wake,
+            may_start=may_start,
+            doubted=lambda: {url for url, link in self._links.items() if link.suspect.is_set()},
+            said=lambda: "; ".join(f"{url}: {link.last_error}" for url, link in self._links.items()),
+        )
+        async for assignment in started:
+            self._recorder.assign(assignment)
+            chunk = self._chunk(assignment, self._links[assignment.engine])
+            self._tasks[assignment.request.arrival] = asyncio.create_task(self._guard(chunk))
 
     async def _guard(self, chunk: Awaitable[None]) -> None:
         try:
@@ -134,6 +120,8 @@ class ChunkRunner:
 
     async def _chunk(self, assignment: Assignment, link: EngineLink) -> None:
         request, loop = assignment.request, asyncio.get_running_loop()
+        if self._config.shared_kv:
+            await self._until_stored(request)
         started_s, began_s = time.time(), loop.time()
         outcome = Outcome(None, self._evicted.get(request.arrival))
         if outcome.broken is None:
@@ -153,6 +141,12 @@ class ChunkRunner:
         del self._tasks[request.arrival]
         self._settle(assignment, link, outcome, started_s, loop.time() - began_s)
         self.wake.set()
+
+    async def _until_stored(self, request: Request) -> None:
+        """An engine writes what a chunk left while the answer is on its way: whoever asks at once does not find it."""
+        if request.chunks and request.chunks[-1].engine != request.engine:
+            left_s = request.chunks[-1].ended_s + self._config.store_s - time.time()
+            await asyncio.sleep(min(left_s, self._config.store_s))
 
     def _body(self, request: Request, tokens: int) -> dict[str, Any]:
         self._attempts += 1
@@ -197,6 +191,7 @@ class ChunkRunner:
             started_s=started_s,
             ended_s=time.time(),
             cached_tokens=part.cached_tokens if part else 0,
+            pulled_tokens=part.pulled_tokens if part else 0,
             weight_version=part.weight_version if part else None,
             verify_steps=part.verify_steps if part else 0,
             retractions=part.retractions if part else 0,

@@ -50,7 +50,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """A part of a sample that one engine generated in one call.
 
     end: `length` at the chunk's or the sample's limit, `stop`, or what broke it off. tokens: what of it was kept.
-    cached_tokens: of its input. verify_steps: forward passes that verified a draft. Times in seconds since the epoch.
+    cached_tokens: of its input. pulled_tokens: of these, out of the KV store that engines share. verify_steps: forward
+    passes that verified a draft. Times in seconds since the epoch.
     """
 
     engine: str
@@ -58,6 +59,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     end: str
     input_tokens: int
     cached_tokens: int = 0
+    pulled_tokens: int = 0
     weight_version: str | None = None
     verify_steps: int = 0
     retractions: int = 0

@@ -27,10 +27,17 @@ class FinishReason(msgspec.Struct, frozen=True):
     status_code: int | None = None
 
 
+class CacheTiers(msgspec.Struct, frozen=True):
+    """Where cached tokens came from. storage: the store that engines share."""
+
+    storage: int = 0
+
+
 class Meta(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None
     completion_tokens: int | None = None
     cached_tokens: int = 0
+    cached_tokens_details: CacheTiers | None = None
     weight_version: str | None = None
     num_retractions: int | None = None
     spec_verify_ct: int = 0
@@ -50,6 +57,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: list[float] | None
     finish: FinishReason | None
     cached_tokens: int = 0
+    pulled_tokens: int = 0
     weight_version: str | None = None
     verify_steps: int = 0
     retractions: int = 0
@@ -124,6 +132,7 @@ class EventReader:
             logprobs=self._logprobs if self._wants_logprobs else None,
             finish=meta.finish_reason,
             cached_tokens=meta.cached_tokens,
+            pulled_tokens=meta.cached_tokens_details.storage if meta.cached_tokens_details else 0,
             weight_version=meta.weight_version,
             verify_steps=meta.spec_verify_ct,
             retractions=meta.num_retractions or 0,

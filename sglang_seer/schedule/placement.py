@@ -11,21 +11,23 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 BALANCE_SPREAD = 32
+BALANCE_SHARE = 0.25
 CACHE_GAP_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementRules:
-    """balance_spread: requests in flight by which engines may differ and still count as balanced; with few requests a
-    quarter of what an engine has on average counts instead, so that a small rollout is spread too.
-    cache_gap_tokens: cached elsewhere, and worth pulling from there."""
+    """balance_spread: requests in flight by which engines may differ and still count as balanced. With few requests
+    balance_share of what an engine has on average, and one, counts instead, so that a small rollout is spread too;
+    math.inf is the paper's rule, the spread alone. cache_gap_tokens: cached elsewhere, and worth pulling from there."""
 
     balance_spread: int = BALANCE_SPREAD
+    balance_share: float = BALANCE_SHARE
     cache_gap_tokens: int = CACHE_GAP_TOKENS
 
     def __post_init__(self) -> None:
-        for name in ("balance_spread", "cache_gap_tokens"):
-            if (value := getattr(self, name)) < 0:
+        for name in ("balance_spread", "balance_share", "cache_gap_tokens"):
+            if not (value := getattr(self, name)) >= 0:
                 raise ValueError(f"{name}: got {value}, wanted at least 0")
 
 
@@ -102,7 +104,7 @@ def place(
                 home, longest, home_load = engine, cached, load
     if lightest is None:
         return None
-    balanced = most - low <= min(rules.balance_spread, 1 + total / count / 4)
+    balanced = most - low <= min(rules.balance_spread, 1 + rules.balance_share * total / count)
     if home is not None and balanced:
         return Placement(home, "affinity", None)
     return placed(lightest, "load", cached_tokens, rules)

@@ -71,6 +71,7 @@ class WaitingQueue:
         insort(self._in_time, (entry.admitted_before, entry.arrival, entry.group))
         self._size += 1
         self._dirty.add(entry.group)
+        self._lengths.touch(entry.group, entry.limit_tokens)
 
     def remove(self, entry: Waiting) -> None:
         """Remove a request. Raises ValueError if it does not wait."""

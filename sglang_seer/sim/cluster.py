@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
+from sglang_seer.schedule.placement import PlacementRules
 from sglang_seer.sim.acceptance import NO_SPECULATION, Acceptance
 from sglang_seer.sim.dispatch import Dispatch, Divided, Stock
 from sglang_seer.sim.instance import FOREVER, Instance
@@ -40,12 +41,12 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """slow: factor on the time of single instances (stragglers). chunk_tokens: longest chunk of divided rollout.
-    spread: place chunks by the paper's rule with that number instead of ours."""
+    placement: of its chunks, the rollout controller's rule."""
 
     profile: Profile
     instances: int
     chunk_tokens: int = 2048
-    spread: int | None = None
+    placement: PlacementRules = field(default_factory=PlacementRules)
     acceptance: Acceptance = field(default_factory=lambda: Acceptance({0: 1.0}))
     slow: dict[int, float] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
+from sglang_seer.schedule.placement import EngineLoad, place
 from sglang_seer.sim.instance import FOREVER, Instance
 from sglang_seer.sim.lengths_queue import LengthsQueue
 from sglang_seer.sim.orders import buffer
-from sglang_seer.sim.placement import choose, reserve_tokens
 from sglang_seer.sim.policy import Drafts, Order, Policy
 from sglang_seer.sim.request import NOWHERE, POOL, Request
 from sglang_seer.sim.result import Counts
-from sglang_seer.sim.static import StockQueue, place
+from sglang_seer.sim.static import StockQueue, assigned
 
 if TYPE_CHECKING:
     from sglang_seer.sim.cluster import Cluster
@@ -76,7 +74,7 @@ class Stock:
     def start(self, requests: Sequence[Request]) -> Changes:
         changed: Changes = []
         for request, at in zip(
-            requests, place(list(requests), len(self._instances), self._policy.placement), strict=True
+            requests, assigned(list(requests), len(self._instances), self._policy.placement), strict=True
         ):
             self._queues[at].put(request)
         for queue in self._queues:
@@ -149,14 +147,18 @@ class Divided:
     def __init__(self, cluster: Cluster, policy: Policy, instances: Sequence[Instance], counts: Counts) -> None:
         self._profile = cluster.profile
         self._chunk_tokens = cluster.chunk_tokens
-        self._spread = cluster.spread
+        self._rules = cluster.placement
         self._draft_tokens = cluster.acceptance.longest + 1 if policy.drafts is not Drafts.NONE else 0
         self._instances = instances
         self._counts = counts
         self._buffer = buffer(policy.order)
-        self._free = np.full(len(instances), float(cluster.profile.kv_capacity_tokens))
-        self._in_flight = np.zeros(len(instances), dtype=np.int64)
-        self._placed: dict[int, int] = {}
+        self._loads = [
+            EngineLoad(str(instance.index), cluster.profile.kv_capacity_tokens, cluster.profile.max_running)
+            for instance in instances
+        ]
+        self._up = list(self._loads)
+        # By index, with the instance: those that run there and those on their way.
+        self._placed: dict[int, tuple[Request, int]] = {}
         # Chunks that ended in this event, and those of them that go on where they were, as if nothing had happened.
         self._ended: set[int] = set()
         self._continues: set[int] = set()
@@ -176,17 +178,15 @@ class Divided:
         changed: Changes = []
         while self._buffer:
             request = self._buffer.head()
-            need = reserve_tokens(
-                request.kv_tokens,
-                self._chunk_tokens,
-                request.limit_tokens - request.tokens,
-                self._draft_tokens,
-            )
-            home = request.kv_at if request.kv_at >= 0 else None
-            at = choose(self._free, self._in_flight, need, home, spread=self._spread)
-            if at is None:
+            # What it can need before the chunk ends: no more than its limit, and room for a draft.
+            left = min(self._chunk_tokens, request.limit_tokens - request.tokens)
+            need = request.kv_tokens + left + self._draft_tokens
+            cached = {str(request.kv_at): request.kv_tokens} if request.kv_at >= 0 else {}
+            chosen = place(need, cached, self._up, self._rules)
+            if chosen is None:
                 break
             self._buffer.take()
+            at = int(chosen.engine.name)
             instance = self._instances[at]
             self._reserve(instance, request, need)
             if request.index in self._ended and request.kv_at == at:
@@ -197,15 +197,16 @@ class Divided:
 
     def _reserve(self, instance: Instance, request: Request, need: int) -> None:
         request.reserved_tokens = need
-        self._placed[request.index] = instance.index
-        self._free[instance.index] -= need
-        self._in_flight[instance.index] += 1
+        self._placed[request.index] = request, instance.index
+        load = self._loads[instance.index]
+        load.reserved_tokens += need
+        load.in_flight += 1
 
     def _release(self, instance: Instance, request: Request) -> None:
         del self._placed[request.index]
-        self._in_flight[instance.index] -= 1
-        if instance.alive:
-            self._free[instance.index] += request.reserved_tokens
+        load = self._loads[instance.index]
+        load.reserved_tokens -= request.reserved_tokens
+        load.in_flight -= 1
         request.reserved_tokens = 0
         self._buffer.stopped(request)
 
@@ -232,7 +233,8 @@ class Divided:
         instance.join(request, target, kind)
 
     def expected(self, instance: Instance, request: Request) -> bool:
-        return self._placed.get(request.index) == instance.index and request.index not in instance.running
+        placed = self._placed.get(request.index)
+        return placed is not None and placed[1] == instance.index and request.index not in instance.running
 
     def chunk_ended(self, instance: Instance, request: Request) -> None:
         self._release(instance, request)
@@ -248,18 +250,23 @@ class Divided:
 
     def failed(self, instance: Instance, orphans: Sequence[Request]) -> Changes:
         """Its chunks begin again from the last boundary: what was there is in the pool, what came after is lost."""
-        self._free[instance.index] = -np.inf
+        self._up.remove(self._loads[instance.index])
+        lost = {request.index for request in orphans}
+        for request in [one for one, at in self._placed.values() if at == instance.index and one.index not in lost]:
+            # On its way there, with its KV where it was.
+            self._release(instance, request)
+            self._buffer.add(request)
         for request in orphans:
             self._counts.lost_tokens += request.tokens - request.joined_tokens
             request.tokens = request.joined_tokens
             request.kv_at = POOL if request.tokens else NOWHERE
             self._release(instance, request)
             self._buffer.add(request)
-        return self._schedule(self._now_s)
+        return self._schedule(instance.now_s)
 
     def recovered(self, instance: Instance) -> Changes:
-        self._free[instance.index] = float(self._profile.kv_capacity_tokens)
-        return self._schedule(self._now_s)
+        self._up = [load for load in self._loads if self._instances[int(load.name)].alive]
+        return self._schedule(instance.now_s)
 
     def steps_to_admission(self, instance: Instance) -> int:
         return FOREVER

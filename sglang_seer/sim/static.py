@@ -135,7 +135,7 @@ def _clipped(request: Request, tokens: float) -> float:
     return min(request.limit_tokens - tokens, CLIP_TOKENS)
 
 
-def place(requests: list[Request], instances: int, placement: Placement) -> list[int]:
+def assigned(requests: list[Request], instances: int, placement: Placement) -> list[int]:
     """The instance of each request."""
     if placement is Placement.REQUESTS:
         return [number % instances for number in range(len(requests))]

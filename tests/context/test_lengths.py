@@ -294,3 +294,18 @@ def test_impossible_lengths(make: Callable[[], LengthModel]) -> None:
 def test_hazards_of_arrays_are_those_of_numbers() -> None:
     z = np.linspace(-9, 40, 997)
     assert hazards(z) == pytest.approx([hazard(float(one)) for one in z], rel=1e-4, abs=1e-7)
+
+
+def test_a_longer_limit_undoes_what_short_ones_said() -> None:
+    """A warm-up of 16 tokens tells nothing of responses of up to 600."""
+    model = ContextLengths()
+    for member in range(4):
+        model.finish("warm-up", 16, member=member, limit_tokens=16)
+    believed = model.remaining("a", 0, 600).quantile(0.5)
+    version = model.version
+    model.touch("a", 600)
+    assert model.changed(version) is None
+    assert model.remaining("a", 0, 600).quantile(0.5) > 300 > 4 * believed
+    version = model.version
+    model.touch("b", 600)
+    assert model.version == version

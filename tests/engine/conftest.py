@@ -59,7 +59,7 @@ def over(bus: str) -> tuple[str, str]:
 
 
 SIDES = {
-    "stock": (("--disable-overlap-schedule",), {"SGLANG_SEER": "off"}),
+    "stock": (("--disable-overlap-schedule", "--enable-metrics"), {"SGLANG_SEER": "off"}),
     "seer": (CARELESS, {}),
     "seer-page16": ((*CARELESS, "--page-size", "16", "--disable-overlap-schedule"), {}),
     "stock-crowded": (CROWDED, {"SGLANG_SEER": "off", **BOLD_AGAIN}),
@@ -74,8 +74,8 @@ SIDES = {
     "stock-tp2": ((*TWO_RANKS, "--disable-overlap-schedule"), {"SGLANG_SEER": "off", **RANK_CORES}),
     "seer-tp2": ((*TWO_RANKS, "--scheduler-policy", "seer", *over("ipc")), RANK_CORES),
     # Two engines share groups, and the second one is told much that is lost, late, twice or false.
-    "ipc": (("--scheduler-policy", "seer", *over("ipc")), {}),
-    "ipc-fuzzed": (("--scheduler-policy", "seer", *over("ipc")), {}),
+    "ipc": (("--scheduler-policy", "seer", "--enable-metrics", *over("ipc")), {}),
+    "ipc-fuzzed": (("--scheduler-policy", "seer", "--enable-metrics", *over("ipc")), {}),
     "redis": (("--scheduler-policy", "seer", *over("redis")), {}),
     "redis-fuzzed": (("--scheduler-policy", "seer", *over("redis")), {}),
     "mutant": (("--scheduler-policy", "seer"), {}),

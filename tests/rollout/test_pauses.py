@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sglang_seer.rollout import runner
+from sglang_seer.rollout import passes
 from sglang_seer.rollout.buffer import RequestBuffer
 from tests.rollout.fleet_of_stubs import assert_undisturbed, disturbed, prompts, stubs
 
@@ -36,10 +36,10 @@ async def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def test_pauses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 0 < max(await pauses(monkeypatch)) <= runner.LONGEST_PAUSE_S
+    assert 0 < max(await pauses(monkeypatch)) <= passes.LONGEST_PAUSE_S
 
 
 async def test_without_the_bound_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control."""
-    monkeypatch.setattr(runner, "LONGEST_PAUSE_S", math.inf)
-    assert max(await pauses(monkeypatch)) >= SLOW_PASS_S / runner.PASS_SHARE
+    monkeypatch.setattr(passes, "LONGEST_PAUSE_S", math.inf)
+    assert max(await pauses(monkeypatch)) >= SLOW_PASS_S / passes.PASS_SHARE

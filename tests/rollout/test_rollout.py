@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from bench.controller.stub import Stub
-from sglang_seer.rollout import Prompt, RolloutController, Sample
+from sglang_seer.rollout import Prompt, RolloutController, RolloutError, Sample
+from sglang_seer.schedule.placement import PlacementRules
 from tests.rollout.fleet_of_stubs import assert_settled, assert_undisturbed, config, disturbed, prompts, stubs, until
 
 
@@ -131,3 +133,58 @@ async def test_misuse_is_told() -> None:
                 [_ async for _ in controller.samples([*prompts(1), *prompts(1)])]
             with pytest.raises(ValueError, match="'g': got text, wanted input_ids"):
                 [_ async for _ in controller.samples([Prompt(group="g", text="hello")])]
+
+
+async def test_a_shared_store_is_emptied_by_every_engine_that_has_one() -> None:
+    async with stubs(2, store="file") as engines, rollout(engines, shared_kv=True) as controller:
+        await controller.release_kv()
+        assert [engine.seen.cleared for engine in engines] == [1, 1]
+        async with aclosing(controller.samples(prompts(1))) as samples:
+            await anext(samples)
+            with pytest.raises(RuntimeError, match="is running: its KV is still wanted"):
+                await controller.release_kv()
+        # What one engine does is enough: the store is one.
+        engines[0].behaviour.store = None
+        await controller.release_kv()
+        engines[1].behaviour.store = None
+        with pytest.raises(RolloutError, match=r"no engine emptied its KV store: .*status 404"):
+            await controller.release_kv()
+        assert [engine.seen.cleared for engine in engines] == [1, 2]
+
+
+async def test_engines_that_share_a_store_lay_out_their_pages_alike() -> None:
+    """A store's keys do not say how: an engine would take what it reads for another layout's."""
+    async with stubs(2, store="file") as engines:
+        engines[1].behaviour.layout = "layer_first"
+        with pytest.raises(ValueError, match=r"differ in hicache_mem_layout: .*page_first.*layer_first"):
+            async with rollout(engines, shared_kv=True):
+                pass
+        async with rollout(engines):
+            pass
+
+
+async def test_a_chunk_that_moves_waits_for_its_kv() -> None:
+    gaps = {}
+    for shared_kv in (True, False):
+        async with stubs(2, store="file", seconds_per_token=0.001) as engines:
+            options = {"shared_kv": shared_kv, "store_s": 0.4, "placement": PlacementRules(balance_spread=0)}
+            samples, controller = await disturbed(engines, prompts(4), **options)
+        assert_undisturbed(samples, prompts(4))
+        pairs = [pair for sample in samples for pair in pairwise(sample.chunks) if pair[0].engine != pair[1].engine]
+        assert len(pairs) == controller.counts.moved > 0
+        gaps[shared_kv] = min(after.started_s - before.ended_s for before, after in pairs)
+    assert gaps[True] >= 0.4 > gaps[False]
+
+
+async def test_an_engine_without_a_store_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    async with stubs(2, store="file") as engines:
+        async with rollout(engines, shared_kv=True):
+            pass
+        assert not caplog.records
+        for engine in engines:
+            engine.behaviour.store = None
+        async with rollout(engines, shared_kv=True):
+            pass
+        assert [engine.url in record.message for engine, record in zip(engines, caplog.records, strict=True)] == [
+            True
+        ] * 2

@@ -14,11 +14,10 @@ from sglang_seer.sim import acceptance, builtin, profile, workload
 from sglang_seer.sim.acceptance import Acceptance
 from sglang_seer.sim.instance import Instance
 from sglang_seer.sim.lengths_queue import LengthsQueue
-from sglang_seer.sim.placement import choose
 from sglang_seer.sim.policy import POLICIES, Order, Placement
 from sglang_seer.sim.profile import Profile, StepPoint, StepTime
 from sglang_seer.sim.rollout import partial_rollout
-from sglang_seer.sim.static import StockQueue, place
+from sglang_seer.sim.static import StockQueue, assigned
 from sglang_seer.sim.workload import PAPER, Workload
 from tests.sim import made
 
@@ -142,23 +141,11 @@ def test_acceptance_is_the_papers_table() -> None:
         Acceptance({0: 0.5})
 
 
-def test_placement() -> None:
-    free, busy = np.array([50.0, 80.0, -np.inf]), np.array([3, 1, 0])
-    assert choose(free, busy, 60.0, None) == 1
-    assert choose(free, busy, 90.0, None) is None
-    assert choose(free, busy, 10.0, 0) == 1  # two more than the emptiest that serves
-    assert choose(free, np.array([2, 1, 0]), 10.0, 0) == 0
-    assert choose(free, busy, 10.0, 0, spread=32) == 0
-    assert choose(free, np.array([40, 1, 0]), 10.0, 0, spread=32) == 1
-    with pytest.raises(ValueError, match="need_tokens: got 0"):
-        choose(free, busy, 0.0, None)
-
-
 def test_static_placement() -> None:
     what = made.requests([[5, 5], [50, 50], [5, 5], [50, 50]])
-    assert place(what, 2, Placement.REQUESTS) == [0, 1] * 4
-    assert place(what, 2, Placement.GROUPS) == [0, 0, 1, 1, 0, 0, 1, 1]
-    assert place(what, 2, Placement.BUCKETS) == [1, 1, 0, 0, 1, 1, 1, 1]
+    assert assigned(what, 2, Placement.REQUESTS) == [0, 1] * 4
+    assert assigned(what, 2, Placement.GROUPS) == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert assigned(what, 2, Placement.BUCKETS) == [1, 1, 0, 0, 1, 1, 1, 1]
 
 
 def test_stock_admits_as_its_prefill_adder() -> None:

@@ -192,6 +192,15 @@ def test_moving_kv_takes_the_links_time() -> None:
     assert result.seconds == pytest.approx(21 + 10 + 1 + 40, abs=1.0)
 
 
+def test_who_is_on_the_way_to_an_instance_that_fails_goes_elsewhere() -> None:
+    """As before, but the second instance fails while the KV is on its way there: it goes to the third."""
+    failures = (Failure(0, 20.5, 1e6), Failure(1, 26.0, 1e6))
+    where = made.cluster(3, chunk_tokens=20, link_bytes_s=2.0, failures=failures)
+    result = simulate(where, POLICIES["divided"], made.requests([[60]]))
+    assert (result.counts.lost_tokens, result.counts.migrations) == (1, 2)
+    assert result.seconds == pytest.approx(26 + 10 + 1 + 40, abs=1.0)
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_same_seed_gives_the_same_run(name: str) -> None:
     def once() -> dict[str, Any]:

@@ -1,0 +1,121 @@
+"""`python -m sglang_seer bench rollout`: one rollout under stock SGLang's settings and under Seer's techniques.
+
+Repetitions alternate: each runs every system once, in turn forwards and backwards, on engines started for it, with
+prompts and seeds of its own. Nothing is reported unless every sample that must be plain decoding's is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.rollout import figures, measure
+from bench.rollout.systems import BASELINE, DEFAULT, SYSTEMS, WORKLOADS
+from bench.rows import Row, header, table, write_json
+from sglang_seer.demo import inputs
+from sglang_seer.demo.servers import ServerError
+from sglang_seer.rollout.synchronous import Rollout
+
+PACKAGES = ("sglang-seer", "sglang", "sglang-seer-cpu", "torch", "transformers")
+NOT_SHOWN = (
+    "One small model on CPU cores, where a verification step is cheap against SGLang's own work a step: it says that "
+    "samples are equal and what scheduling and drafts do there, not what a GPU gives. NGRAM samples by another law of "
+    "random numbers, so its responses have other lengths."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """0 when measured, 1 where a sample differs that must not, 2 for bad arguments or an engine that fails."""
+    options = _parse(argv)
+    folder = Path(tempfile.mkdtemp(prefix="seer-rollout-"))
+    try:
+        rollouts = _run(options, folder)
+        different = figures.differing(rollouts)
+        if different:
+            print(f"rollout: samples differ from stock SGLang's: {different}; logs in {folder}", file=sys.stderr)
+            return 1
+        rows = figures.rows(rollouts, options.workload)
+        if options.json:
+            head = header(f"python -m sglang_seer bench rollout --json FILE{_changed(options)}", PACKAGES)
+            write_json(options.json, head, rows, not_shown=NOT_SHOWN, load_average=list(os.getloadavg()))
+        if options.plots:
+            from bench.rollout import plots
+
+            plots.draw(options.plots, rows, options.workload)
+    except (ValueError, OSError, ServerError) as error:
+        print(f"rollout: {error}", file=sys.stderr)
+        return 2
+    shutil.rmtree(folder)
+    print(_table(rows, options.workload))
+    print(NOT_SHOWN)
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m sglang_seer bench rollout",
+        description=__doc__,
+        epilog="systems: " + "; ".join(f"{name}: {system.what}" for name, system in SYSTEMS.items()),
+    )
+    parser.add_argument("--json", type=Path, help="where to write header and rows")
+    parser.add_argument("--plots", type=Path, help="folder for a PNG picture (needs matplotlib)")
+    parser.add_argument("--workload", choices=WORKLOADS, default="demo", help="what is rolled out (default demo)")
+    parser.add_argument("--systems", default=",".join(DEFAULT), help=f"by comma (default {','.join(DEFAULT)})")
+    parser.add_argument("--repetitions", type=int, default=3, help="of every system (default 3)")
+    parser.add_argument("--model", type=Path, default=inputs.EXAMPLE / "model", help="folder of the model")
+    options = parser.parse_args(argv)
+    if options.repetitions < 1:
+        parser.error(f"--repetitions: wanted at least 1, saw {options.repetitions}")
+    options.systems = list(dict.fromkeys([BASELINE, *options.systems.split(",")]))
+    for name in options.systems:
+        if name not in SYSTEMS:
+            parser.error(f"--systems: wanted some of {', '.join(SYSTEMS)}; saw {name!r}")
+    return options
+
+
+def _changed(options: argparse.Namespace) -> str:
+    """Arguments that are not the defaults, for the header."""
+    text = "" if options.workload == "demo" else f" --workload {options.workload}"
+    text += "" if options.systems == list(DEFAULT) else f" --systems {','.join(options.systems)}"
+    return text + ("" if options.repetitions == 3 else f" --repetitions {options.repetitions}")
+
+
+def _run(options: argparse.Namespace, folder: Path) -> dict[str, list[Rollout]]:
+    workload = WORKLOADS[options.workload]
+    rollouts: dict[str, list[Rollout]] = {name: [] for name in options.systems}
+    for repetition in range(options.repetitions):
+        requests = measure.requests_of(workload, options.model, seed=repetition)
+        for name in options.systems[:: 1 if repetition % 2 == 0 else -1]:
+            place = folder / f"{repetition}-{name}"
+            rollouts[name].append(measure.run(name, SYSTEMS[name], workload, requests, options.model.absolute(), place))
+    return rollouts
+
+
+def _table(rows: Sequence[Row], case: str) -> str:
+    value = {(row.system, row.metric): row for row in rows}
+
+    def shown(system: str, metric: str, digits: int) -> str:
+        row = value[system, metric]
+        spread = row.spread or {"min": row.value, "max": row.value}
+        return f"{row.value:.{digits}f} ({spread['min']:.{digits}f}-{spread['max']:.{digits}f})"
+
+    lines = [
+        [
+            SYSTEMS[name].what,
+            shown(name, "throughput", 0),
+            shown(name, "throughput_over_fcfs", 2),
+            shown(name, "throughput_over_best_stock", 2),
+            shown(name, "tail_over_fcfs", 2),
+            f"{value[name, 'acceptance_length'].value:.2f}",
+            f"{value[name, 'retractions'].value:.0f}",
+            f"{value[name, 'samples_identical'].value:.0f} of {value[name, 'samples_total'].value:.0f}",
+        ]
+        for name in dict.fromkeys(row.system for row in rows)
+    ]
+    columns = ["", "tokens/s", "over fcfs", "over best stock", "tail over fcfs", "acceptance", "retractions", "same"]
+    return table(f"{WORKLOADS[case].what}: medians (lowest to highest)", columns, lines)

@@ -1,0 +1,1 @@
+"""Seer in training frameworks: the only room that imports them."""

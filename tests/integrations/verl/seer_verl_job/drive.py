@@ -1,0 +1,151 @@
+"""Runs the cases in veRL's environment and writes what came of them: `python -m seer_verl_job.drive PLAN`.
+
+PLAN: a JSON file with engines (stock, seer_a, seer_b: URLs), the process group of seer_b, model, prompts, folder, out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+from verl.experimental.agent_loop import AgentLoopManager
+
+from seer_verl_job.job import CHUNK_TOKENS, batch, client, configuration, servers, shown, start_ray
+from sglang_seer.integrations.verl import SeerAgentLoopManager
+
+ENDLESS = {"ignore_eos": True}
+
+
+class Drive:
+    """Both sides of every case: veRL's own path on the stock engine, and Seer's on two others."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.plan = plan
+        self.prompts: list[str] = plan["prompts"]
+        folder, model = Path(plan["folder"]), Path(plan["model"])
+        self.router_file = folder / "router.yaml"
+        router = {"router_class": "sglang_seer.integrations.verl.SeerRouter"}
+        settings = {"chunk_tokens": CHUNK_TOKENS, "backoff_s": 0.3, "strikes": 2}
+        self.router_file.write_text(yaml.safe_dump({**router, "seer": settings}))
+        self.plain = configuration(model, folder, workers=1, router=None)
+        self.config = configuration(model, folder, workers=2, router=str(self.router_file))
+        self.handles = servers(plan["engines"].values())
+        by_name = dict(zip(plan["engines"], self.handles.items(), strict=True))
+        self.stock = dict([by_name["stock"]])
+        self.seer = dict([by_name["seer_a"], by_name["seer_b"]])
+        self.mixed = dict([by_name["stock"], by_name["seer_a"]])
+        self.own = AgentLoopManager.create(config=self.plain, llm_client=client(self.plain, self.stock))
+        self.client = client(self.config, self.seer)
+        self.manager = SeerAgentLoopManager.create(config=self.config, llm_client=self.client)
+        self.out: dict[str, Any] = {}
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = ray.get(self.client._load_balancer.get_status.remote())
+        return status
+
+    def case(
+        self, name: str, sampling: dict[str, Any], *, during: Callable[[], None] | None = None, **options: Any
+    ) -> None:
+        """One batch on both sides. during: what happens to Seer's side meanwhile."""
+        options = {"prompts": self.prompts[:2], "samples": 4, **options}
+        prompts = options.pop("prompts")
+        groups = [f"{name}-{number}" for number in range(len(prompts))]
+        wanted = self.own.generate_sequences(batch(prompts, groups, sampling=sampling, seeded=True, **options))
+        before = self.status()["seer"]
+        thread = threading.Thread(target=during) if during else None
+        if thread:
+            thread.start()
+        got = self.manager.generate_sequences(batch(prompts, groups, sampling=sampling, seeded=False, **options))
+        if thread:
+            thread.join()
+        # Reports are sent without waiting; a call that comes after them is answered after them.
+        after = self.status()["seer"]
+        self.out[name] = {"wanted": shown(wanted), "got": shown(got), "before": before, "after": after}
+
+    def abort(self) -> None:
+        """As veRL before an update of weights, in the middle of a rollout."""
+        self.until_busy()
+        ray.get([handle.abort_all_requests.remote() for handle in self.seer.values()])
+        time.sleep(0.2)
+        ray.get([handle.resume_generation.remote() for handle in self.seer.values()])
+
+    def kill(self) -> None:
+        self.until_busy()
+        os.killpg(self.plan["seer_b_group"], signal.SIGKILL)
+
+    def until_busy(self) -> None:
+        chunks = self.status()["seer"]["chunks"]
+        while self.status()["seer"]["chunks"] < chunks + 30:
+            time.sleep(0.01)
+
+    def update_weights(self) -> None:
+        for step, side in ((1, self.handles), (2, self.handles)):
+            ray.get([one.update_weights.remote(self.plan["model"], step) for one in side.values()])
+            self.case(f"weights {step}", {})
+
+    def refusals(self) -> None:
+        """What a job that cannot run says."""
+        for name, config, handles, router in (
+            ("no router", self.plain, self.seer, None),
+            ("another router", self.config, self.stock, self.plain),
+            ("mixed", self.config, self.mixed, self.config),
+        ):
+            try:
+                asked = client(router or config, handles)
+                SeerAgentLoopManager.create(config=config, llm_client=asked)
+            except RuntimeError as error:
+                self.out[name] = str(error)
+            else:
+                self.out[name] = "it started"
+
+    def run(self) -> None:
+        """Every step; one that fails is told and does not stop the others."""
+        biased = {**self.plan["biased"], "max_tokens": 48}
+        repeated = [*self.prompts[:2], self.prompts[0]]
+        long = {**ENDLESS, "max_tokens": 200}
+        steps: dict[str, Callable[[], None]] = {
+            "plain": lambda: self.case("plain", {}, prompts=repeated),
+            "stop strings": lambda: self.case("stop strings", {"stop": self.plan["stops"], "max_tokens": 80}),
+            "characters": lambda: self.case("characters", biased),
+            "limit at a seam": lambda: self.case("limit at a seam", {**ENDLESS, "max_tokens": 3 * CHUNK_TOKENS}),
+            "penalty": lambda: self.case("penalty", {"frequency_penalty": 0.5, "max_tokens": 40}),
+            "tool": lambda: self.case("tool", {"max_tokens": 60}, agent="sampled_tool"),
+            "abort": lambda: self.case("abort", long, during=self.abort),
+            "weights": self.update_weights,
+            "refusals": self.refusals,
+            "kill": lambda: self.case("kill", long, during=self.kill),
+        }
+        self.out["errors"] = {}
+        for name, step in steps.items():
+            started_s = time.monotonic()
+            try:
+                step()
+            except Exception:  # noqa: BLE001 - the test shows it
+                self.out["errors"][name] = traceback.format_exc()[-3000:]
+            print(f"{name}: {time.monotonic() - started_s:.1f} s", flush=True)
+        self.out["limits"] = [ray.get(handle.limits.remote()) for handle in self.seer.values()]
+
+
+def main() -> None:
+    plan = json.loads(Path(sys.argv[1]).read_text())
+    start_ray(Path(plan["ray"]))
+    try:
+        drive = Drive(plan)
+        drive.run()
+        Path(plan["out"]).write_text(json.dumps(drive.out, default=lambda value: value.item()))
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
