@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import requests
 
-from bench.bus.redis_server import RedisServer, programs
+from sglang_seer.demo.redis_server import RedisServer, programs
 from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
 from tests.reasoner import REASONER, reasoner_prompts
 
@@ -58,10 +58,17 @@ def over(bus: str) -> tuple[str, str]:
     return ("--seer-config", json.dumps({"bus": f"{bus}-url"}))
 
 
+# What yields goes through host memory and a store.
+HICACHE = (
+    *("--page-size", "16", "--disable-overlap-schedule", "--enable-hierarchical-cache"),
+    *("--hicache-storage-backend", "file", "--hicache-write-policy", "write_through"),
+    *("--hicache-storage-backend-extra-config", json.dumps({"file_storage_path": "kv", "prefetch_threshold": 16})),
+)
 SIDES = {
     "stock": (("--disable-overlap-schedule", "--enable-metrics"), {"SGLANG_SEER": "off"}),
     "seer": (CARELESS, {}),
     "seer-page16": ((*CARELESS, "--page-size", "16", "--disable-overlap-schedule"), {}),
+    "seer-hicache": ((*CARELESS, *HICACHE), {}),
     "stock-crowded": (CROWDED, {"SGLANG_SEER": "off", **BOLD_AGAIN}),
     "seer-crowded": ((*CROWDED, "--scheduler-policy", "seer"), BOLD_AGAIN),
     "seer-careless": ((*CROWDED, *CARELESS), BOLD_AGAIN),

@@ -48,13 +48,6 @@ class Response:
         else:
             self.routed_experts = np.concatenate([self.routed_experts, rows[-kept:]])
 
-    def restart(self) -> None:
-        """Throws away what was generated."""
-        self.token_ids.clear()
-        self.log_probs.clear()
-        self.steps.clear()
-        self.routed_experts = None
-
     def output(self, stop_reason: str, *, logprobs: bool) -> TokenOutput:
         """The whole. veRL's weight versions are the trainer's global steps."""
         steps = {"global_steps": None, "min_global_steps": None, "max_global_steps": None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def verl_environment(repository: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    """By name; started together, stopped at the end."""
+    """By name; started together, not ready yet; stopped at the end."""
     folder = tmp_path_factory.mktemp("engines")
     with ExitStack() as stack:
         started = {}
@@ -55,8 +56,6 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
             environment = {"SGLANG_PLATFORM": "seer_cpu", "HF_HUB_OFFLINE": "1", **extra}
             plan = ServerPlan(label=name, port=pick_port(None), flags=(*COMMON_FLAGS, *flags), environment=environment)
             started[name] = stack.enter_context(serve(plan, folder))
-        for server in started.values():
-            server.wait_until_ready(START_TIMEOUT_S)
         yield started
 
 
@@ -69,6 +68,13 @@ def prompts() -> list[str]:
     finally:
         sys.path.remove(str(folder_of_example()))
     return [line["prompt"] for line in make.make_prompts(seed=11, n=2)]
+
+
+def lines_of(script: Path) -> list[str]:
+    """The settings that an example's script adds to veRL's."""
+    known = {"$rollout": "actor_rollout_ref.rollout", "$here": str(script.parent)}
+    found = re.findall(r'"(\+?\$rollout\.\S+=\S+)"', script.read_text())
+    return [re.sub(r"\$\w+", lambda name: known[name[0]], line) for line in found]
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +96,8 @@ def job(
         "model": str(folder_of_example() / "model"),
         "prompts": prompts,
         "stops": STOPS,
+        "recipe": str(repository / "examples" / "verl"),
+        "lines": lines_of(repository / "examples" / "verl" / "run.sh"),
         "biased": {"temperature": 4.0, "logit_bias": {str(token): 60.0 for token in heart}, "ignore_eos": True},
         "folder": str(folder),
         # Ray's sockets need a short path.
@@ -98,11 +106,18 @@ def job(
     }
     (folder / "plan.json").write_text(json.dumps(plan))
     log = folder / "job.log"
+    command = [verl_python, "-P", "-m", "seer_verl_job.drive", folder / "plan.json"]
     with log.open("wb") as out:
-        command = [verl_python, "-P", "-m", "seer_verl_job.drive", folder / "plan.json"]
-        done = subprocess.run(
-            command, cwd=folder, env=verl_environment, stdout=out, stderr=subprocess.STDOUT, timeout=JOB_TIMEOUT_S
-        )
-    assert done.returncode == 0, log.read_text(errors="replace")[-4000:]
+        # It imports veRL while the engines start.
+        process = subprocess.Popen(command, cwd=folder, env=verl_environment, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            for server in engines.values():
+                server.wait_until_ready(START_TIMEOUT_S)
+            status = process.wait(JOB_TIMEOUT_S)
+        finally:
+            # Ray ends its processes when their driver has gone.
+            process.terminate()
+            process.wait()
+    assert status == 0, log.read_text(errors="replace")[-4000:]
     result: dict[str, Any] = json.loads((folder / "out.json").read_text())
     return result

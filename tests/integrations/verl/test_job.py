@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
+from sglang_seer.rollout import RolloutConfig
 from tests.integrations.verl.conftest import STOPS
 from tests.rollout.real_engines import folder_of_example
 
@@ -125,8 +128,18 @@ def test_a_killed_engine(job: Job) -> None:
     [
         ("no router", "rollout.router_config_path: got none, wanted a YAML file with router_class: sglang_seer"),
         ("another router", "the router of this job is not Seer's: wanted rollout.router_config_path"),
+        ("router file", "router file: unknown key 'chunk_tokens'; known are router_class, seer"),
         ("mixed", "Seer must run alike on all engines; saw"),
     ],
 )
 def test_a_job_that_cannot_run_says_why(job: Job, case: str, said: str) -> None:
     assert said in job[case]
+
+
+def test_the_recipe_is_complete(job: Job) -> None:
+    rollout = job["recipe"]
+    assert rollout["name"] == "sglang"
+    assert rollout["engine_kwargs"]["sglang"] == {"speculative_algorithm": "SEER"}
+    assert rollout["agent"]["agent_loop_manager_class"].endswith(".SeerAgentLoopManagerTQ")
+    router = yaml.safe_load(Path(rollout["router_config_path"]).read_text())
+    assert RolloutConfig.of(router["seer"]).chunk_tokens == 2048

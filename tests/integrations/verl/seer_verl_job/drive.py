@@ -5,6 +5,7 @@ PLAN: a JSON file with engines (stock, seer_a, seer_b: URLs), the process group 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,18 +13,34 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
-from verl.experimental.agent_loop import AgentLoopManager
+from omegaconf import OmegaConf
+from verl.experimental.agent_loop import AgentLoopWorker
+from verl.utils.import_utils import load_class_from_fqn
+from verl.workers.rollout.llm_server import LLMServerClient
 
-from seer_verl_job.job import CHUNK_TOKENS, batch, client, configuration, servers, shown, start_ray
+from seer_verl_job.job import CHUNK_TOKENS, OneServer, batch, client, configuration, recipe, servers, shown, start_ray
 from sglang_seer.integrations.verl import SeerAgentLoopManager
+from sglang_seer.integrations.verl.router import Router
 
 ENDLESS = {"ignore_eos": True}
+
+
+def until_healthy(urls: Iterable[str]) -> None:
+    """Engines start meanwhile; who waits for this process looks after them."""
+    for url in urls:
+        while True:
+            try:
+                with urllib.request.urlopen(f"{url}/health", timeout=30):
+                    break
+            except OSError:
+                time.sleep(0.5)
 
 
 class Drive:
@@ -44,7 +61,9 @@ class Drive:
         self.stock = dict([by_name["stock"]])
         self.seer = dict([by_name["seer_a"], by_name["seer_b"]])
         self.mixed = dict([by_name["stock"], by_name["seer_a"]])
-        self.own = AgentLoopManager.create(config=self.plain, llm_client=client(self.plain, self.stock))
+        # Without an actor of its own: each takes seconds to import veRL.
+        self.own = AgentLoopWorker(self.plain, LLMServerClient(self.plain, OneServer(self.stock)))
+        until_healthy(plan["engines"].values())
         self.client = client(self.config, self.seer)
         self.manager = SeerAgentLoopManager.create(config=self.config, llm_client=self.client)
         self.out: dict[str, Any] = {}
@@ -60,7 +79,8 @@ class Drive:
         options = {"prompts": self.prompts[:2], "samples": 4, **options}
         prompts = options.pop("prompts")
         groups = [f"{name}-{number}" for number in range(len(prompts))]
-        wanted = self.own.generate_sequences(batch(prompts, groups, sampling=sampling, seeded=True, **options))
+        own = batch(prompts, groups, sampling=sampling, seeded=True, **options)
+        wanted = asyncio.run(self.own.generate_sequences(own))
         before = self.status()["seer"]
         thread = threading.Thread(target=during) if during else None
         if thread:
@@ -95,18 +115,27 @@ class Drive:
 
     def refusals(self) -> None:
         """What a job that cannot run says."""
-        for name, config, handles, router in (
-            ("no router", self.plain, self.seer, None),
-            ("another router", self.config, self.stock, self.plain),
-            ("mixed", self.config, self.mixed, self.config),
-        ):
+        other = LLMServerClient(self.config, OneServer(self.seer))
+        refused: dict[str, Callable[[], Any]] = {
+            "no router": lambda: SeerAgentLoopManager.create(config=self.plain, llm_client=other),
+            "another router": lambda: SeerAgentLoopManager.create(config=self.config, llm_client=other),
+            "mixed": lambda: asyncio.run(Router(self.mixed, {"router_class": "ours"}).check()),
+            "router file": lambda: Router(self.seer, {"chunk_tokens": 8}),
+        }
+        for name, start in refused.items():
             try:
-                asked = client(router or config, handles)
-                SeerAgentLoopManager.create(config=config, llm_client=asked)
-            except RuntimeError as error:
+                start()
+            except (RuntimeError, ValueError) as error:
                 self.out[name] = str(error)
             else:
                 self.out[name] = "it started"
+
+    def recipe(self) -> None:
+        """The example's configuration, with the lines that its script adds."""
+        os.environ.update(DATA="data", MODEL="model", OUT="out", NAME="seer", GPUS="2")
+        composed = recipe(Path(self.plan["recipe"]), self.plan["lines"])
+        self.out["recipe"] = OmegaConf.to_container(composed.actor_rollout_ref.rollout, resolve=True)
+        load_class_from_fqn(composed.actor_rollout_ref.rollout.agent.agent_loop_manager_class)
 
     def run(self) -> None:
         """Every step; one that fails is told and does not stop the others."""
@@ -123,6 +152,7 @@ class Drive:
             "abort": lambda: self.case("abort", long, during=self.abort),
             "weights": self.update_weights,
             "refusals": self.refusals,
+            "recipe": self.recipe,
             "kill": lambda: self.case("kill", long, during=self.kill),
         }
         self.out["errors"] = {}
@@ -133,16 +163,15 @@ class Drive:
             except Exception:  # noqa: BLE001 - the test shows it
                 self.out["errors"][name] = traceback.format_exc()[-3000:]
             print(f"{name}: {time.monotonic() - started_s:.1f} s", flush=True)
-        self.out["limits"] = [ray.get(handle.limits.remote()) for handle in self.seer.values()]
+            self.out["limits"] = [ray.get(handle.limits.remote()) for handle in self.seer.values()]
+            Path(self.plan["out"]).write_text(json.dumps(self.out, default=lambda value: value.item()))
 
 
 def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text())
     start_ray(Path(plan["ray"]))
     try:
-        drive = Drive(plan)
-        drive.run()
-        Path(plan["out"]).write_text(json.dumps(drive.out, default=lambda value: value.item()))
+        Drive(plan).run()
     finally:
         ray.shutdown()
 

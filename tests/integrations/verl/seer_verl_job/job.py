@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,12 @@ def configuration(model: Path, folder: Path, *, workers: int, router: str | None
         return compose("ppo_trainer", overrides=overrides)
 
 
+def recipe(folder: Path, lines: Sequence[str]) -> Any:
+    """The example's configuration."""
+    with initialize_config_dir(str(folder), version_base=None):
+        return compose("grpo_qwen3_gsm8k", overrides=list(lines))
+
+
 def servers(urls: Sequence[str]) -> dict[str, Any]:
     """Handles by address, as veRL names them."""
     return {
@@ -76,6 +84,22 @@ def client(config: Any, handles: dict[str, Any]) -> LLMServerClient:
     """As veRL's LLMServerManager makes it."""
     router = get_router_handle(handles, router_config_path=config.actor_rollout_ref.rollout.router_config_path)
     return LLMServerClient(config=config, load_balancer_handle=router)
+
+
+class OneServer:
+    """As a router with one server, in this process."""
+
+    def __init__(self, handles: dict[str, Any]) -> None:
+        self._server = next(iter(handles.items()))
+
+    def __getattr__(self, name: str) -> Any:
+        async def answer(**_: Any) -> Any:
+            return self._server if name == "acquire_server" else []
+
+        def remote(**options: Any) -> Any:
+            return asyncio.get_running_loop().create_task(answer(**options))
+
+        return SimpleNamespace(remote=remote)
 
 
 def batch(
