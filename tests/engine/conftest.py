@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,11 @@ from typing import Any
 
 import pytest
 import requests
-from transformers import AutoTokenizer
 
 from sglang_seer.demo.redis_server import RedisServer, programs
 from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
+from tests.reasoner import REASONER, reasoner_prompts
 
-REASONER = Path(__file__).resolve().parents[2] / "examples" / "tiny_reasoner"
 START_TIMEOUT_S = 240.0
 REQUEST_TIMEOUT_S = 120.0
 # Small enough that twelve long samples do not fit: they wait, and some are retracted.
@@ -219,18 +217,4 @@ def seer(request: pytest.FixtureRequest, engine_of: Callable[[str], Engine]) -> 
 
 @pytest.fixture(scope="session")
 def prompts() -> list[list[int]]:
-    """Input ids of some problems, chat template applied; the first is short, the last long."""
-    sys.path.insert(0, str(REASONER))
-    try:
-        import prompts as make
-    finally:
-        sys.path.remove(str(REASONER))
-    tokenizer = AutoTokenizer.from_pretrained(REASONER / "model")
-    problems = sorted((line["prompt"] for line in make.make_prompts(seed=5, n=24)), key=len)
-
-    def ids(text: str) -> list[int]:
-        chat = [{"role": "user", "content": text}]
-        rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        return tokenizer(rendered, add_special_tokens=False)["input_ids"]
-
-    return [ids(text) for text in problems]
+    return reasoner_prompts()
