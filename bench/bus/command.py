@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ import numpy as np
 from bench.bus import acceptance, engines, load
 from bench.draft import synthetic, tokens, traces
 from bench.rows import Row, header, median_row, table, write_json
-from sglang_seer.demo.redis_server import RedisServer, programs
+from sglang_seer.demo.buses import address
+from sglang_seer.demo.redis_server import programs
 
 BENCH = "bus"
 PARTS = ("load", "acceptance", "engines")
@@ -78,16 +78,6 @@ def loads(quick: bool) -> list[load.Load]:
     ]
 
 
-@contextmanager
-def _url(system: str) -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        if system == "ipc":
-            yield f"ipc://{folder}/bus"
-            return
-        with RedisServer(Path(folder), program=programs()[0]) as server:
-            yield server.url
-
-
 def _loads(quick: bool, repetitions: int) -> list[Row]:
     values: dict[tuple[str, str, str], list[float]] = {}
     for case in loads(quick):
@@ -95,7 +85,7 @@ def _loads(quick: bool, repetitions: int) -> list[Row]:
         for _ in range(repetitions):
             for system in (one for one in engines.buses() if one != "none"):
                 print(f"bus: {case.name} over {system}", file=sys.stderr, flush=True)
-                with _url(system) as url:
+                with tempfile.TemporaryDirectory() as folder, address(system, Path(folder)) as url:
                     seen = load.run(case, url)
                 for name, value in _measured(case, seen).items():
                     values.setdefault((system, case.name, name), []).append(value)

@@ -15,9 +15,9 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any
 import requests
 
 from bench.rows import ROOT
-from sglang_seer.demo.redis_server import RedisServer, programs
+from sglang_seer.demo.redis_server import programs
 from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
 
 REASONER = ROOT / "examples" / "tiny_reasoner"
@@ -107,7 +107,7 @@ def run(rollout: Rollout, repetitions: int, *, drafts: bool = True) -> dict[str,
         (folder / "sitecustomize.py").write_text(ALL_NODES if drafts else NO_NODES)
         pairs: dict[str, list[Server]] = {}
         for bus in buses():
-            options = {} if bus == "none" else {"bus": stack.enter_context(_url(bus, folder))}
+            options = {} if bus == "none" else {"bus": stack.enter_context(address(bus, folder))}
             plans = [_plan(f"{bus}{number}", folder, rollout, options) for number in range(ENGINES)]
             pairs[bus] = [stack.enter_context(serve(plan, folder)) for plan in plans]
             for server in pairs[bus]:
@@ -121,15 +121,6 @@ def run(rollout: Rollout, repetitions: int, *, drafts: bool = True) -> dict[str,
                     _post(server, "flush_cache", {})
                 outcomes[bus].append(_roll_out(servers, prompts, rollout))
         return outcomes
-
-
-@contextmanager
-def _url(bus: str, folder: Path) -> Iterator[str]:
-    if bus == "ipc":
-        yield f"ipc://{folder}/bus"
-        return
-    with RedisServer(folder, program=programs()[0]) as server:
-        yield server.url
 
 
 def _plan(label: str, folder: Path, rollout: Rollout, options: dict[str, Any]) -> ServerPlan:

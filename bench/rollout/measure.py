@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.bus.redis_server import RedisServer, programs
 from bench.rollout.systems import SYSTEMS, System
+from sglang_seer.demo import buses
 from sglang_seer.demo.servers import ServerPlan, pick_ports
 from sglang_seer.demo.side import run_side
 from sglang_seer.rollout.config import RolloutConfig
@@ -71,18 +71,14 @@ def run(name: str, engines: Engines, requests: Sequence[GenerateRequest], folder
 
 @contextmanager
 def _configured(system: System, folder: Path) -> Iterator[tuple[str, ...]]:
-    """Flags with Seer's configuration; a Redis lives as long as they are used."""
-    if not system.config:
-        yield ()
-    elif system.config.get("bus") == "redis":
-        if not programs():
-            raise ValueError("seer-redis: neither redis-server nor valkey-server is installed")
-        with RedisServer(folder, program=programs()[0]) as server:
-            yield ("--seer-config", json.dumps({**system.config, "bus": server.url}))
-    elif system.config.get("bus") == "ipc":
-        yield ("--seer-config", json.dumps({**system.config, "bus": f"ipc://{folder}/bus"}))
-    else:
-        yield ("--seer-config", json.dumps(dict(system.config)))
+    """Flags with Seer's configuration; what carries shared text lives as long as they are used."""
+    config = dict(system.config or {})
+    if system.bus is None:
+        yield ("--seer-config", json.dumps(config)) if config else ()
+        return
+    buses.check([system.bus], engines=2)
+    with buses.address(system.bus, folder) as url:
+        yield ("--seer-config", json.dumps({**config, "bus": url}))
 
 
 def identical(rollout: Rollout, baseline: Rollout) -> int:

@@ -15,15 +15,16 @@ class System:
     """How the engines of one side are started and fed.
 
     what: for people. divided: chunks through the rollout controller; else whole groups go to the engines in turn, as
-    veRL does it. config: of Seer's engines, None for stock ones; a bus in it is given its URL later. exact: samples
-    are those of plain decoding. SGLang's speculative sampling follows another law of random numbers: there they are
-    other samples of the same distribution.
+    veRL does it. config: of Seer's engines, None for stock ones. bus: over which those share text, one of
+    `sglang_seer.demo.buses`. exact: samples are those of plain decoding. SGLang's speculative sampling follows another
+    law of random numbers: there they are other samples of the same distribution.
     """
 
     what: str
     flags: tuple[str, ...] = ()
     divided: bool = False
     config: Mapping[str, Any] | None = None
+    bus: str | None = None
     exact: bool = True
 
     @property
@@ -59,10 +60,8 @@ SYSTEMS = {
     "context": System(
         what="divided + context-aware scheduling", flags=_SEER, divided=True, config={"speculation": False}
     ),
-    SEER: System(what="all of Seer: + grouped drafts, shared by ipc", flags=_SEER, divided=True, config={"bus": "ipc"}),
-    "seer-redis": System(
-        what="all of Seer, drafts shared by Redis", flags=_SEER, divided=True, config={"bus": "redis"}
-    ),
+    SEER: System(what="all of Seer: + grouped drafts, shared by ipc", flags=_SEER, divided=True, config={}, bus="ipc"),
+    "seer-redis": System(what="all of Seer, drafts shared by Redis", flags=_SEER, divided=True, config={}, bus="redis"),
     "seer-alone": System(what="all of Seer, drafts not shared", flags=_SEER, divided=True, config={}),
     "drop-in": System(what="Seer in each engine, no controller", flags=_SEER, config={}),
 }
