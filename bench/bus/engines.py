@@ -26,6 +26,7 @@ from typing import Any
 import requests
 
 from bench.rows import ROOT
+from sglang_seer.demo.buses import address
 from sglang_seer.demo.redis_server import programs
 from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
 
