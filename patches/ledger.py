@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sglang_seer.patches.contract import Target
@@ -28,6 +29,8 @@ class PatchSet:
     """Everything Seer needs of one SGLang line: what it patches and what it calls."""
 
     version: str
+    # Of the line's adapter: `sglang_seer.patches.adapter_<suffix>`.
+    module_suffix: str
     patches: tuple[Patch, ...]
     uses: tuple[Target, ...]
 
@@ -35,3 +38,33 @@ class PatchSet:
     def targets(self) -> tuple[Target, ...]:
         """Patched and used targets."""
         return tuple(patch.target for patch in self.patches) + self.uses
+
+
+# Of a target on another line: its fingerprint, with its parameters where they differ.
+Seen = str | tuple[tuple[str, ...] | None, str]
+
+
+def _short(target: Target) -> str:
+    return target.path.removeprefix("sglang.srt.")
+
+
+def on_another_line(patch_set: PatchSet, seen: Mapping[str, Seen]) -> tuple[tuple[Patch, ...], tuple[Target, ...]]:
+    """Patches and uses of a patch set that another line has as well.
+
+    seen: by path without the leading `sglang.srt.`, which of the targets and what they look like there. Raises
+    ValueError for a path that is none of the patch set's.
+    """
+    unknown = seen.keys() - {_short(target) for target in patch_set.targets}
+    if unknown:
+        raise ValueError(f"not targets of SGLang {patch_set.version}: {sorted(unknown)}")
+
+    def adapted(target: Target) -> Target:
+        look = seen[_short(target)]
+        if isinstance(look, str):
+            return replace(target, fingerprint=look)
+        return replace(target, parameters=look[0], fingerprint=look[1])
+
+    patches = tuple(
+        replace(patch, target=adapted(patch.target)) for patch in patch_set.patches if _short(patch.target) in seen
+    )
+    return patches, tuple(adapted(target) for target in patch_set.uses if _short(target) in seen)

@@ -11,9 +11,13 @@ from pathlib import Path
 
 from sglang_seer.patches.contract import drift
 from sglang_seer.patches.ledger import Patch, PatchSet
+from sglang_seer.patches.sglang_0_5_12 import PATCH_SET as _SGLANG_0_5_12
+from sglang_seer.patches.sglang_0_5_15 import PATCH_SET as _SGLANG_0_5_15
 from sglang_seer.patches.sglang_0_5_23 import PATCH_SET as _SGLANG_0_5_23
 
-SUPPORTED: dict[str, PatchSet] = {patch_set.version: patch_set for patch_set in (_SGLANG_0_5_23,)}
+SUPPORTED: dict[str, PatchSet] = {
+    patch_set.version: patch_set for patch_set in (_SGLANG_0_5_23, _SGLANG_0_5_15, _SGLANG_0_5_12)
+}
 NEWEST = _SGLANG_0_5_23
 ALLOW_UNTESTED_ENV = "SGLANG_SEER_ALLOW_UNTESTED"
 

@@ -21,6 +21,7 @@ _GRAPH_PARAMETERS = (
 
 PATCH_SET = PatchSet(
     version="0.5.23",
+    module_suffix="0_5_23",
     patches=(
         Patch(
             Target(_SERVER_ARGS, "ServerArgs.add_cli_args", ("parser",), "987f07173651"),

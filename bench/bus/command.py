@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.bus import acceptance, engines, load
-from bench.bus.redis_server import RedisServer, programs
 from bench.draft import synthetic, tokens, traces
 from bench.rows import Row, header, median_row, table, write_json
+from sglang_seer.demo.redis_server import RedisServer, programs
 
 BENCH = "bus"
 PARTS = ("load", "acceptance", "engines")
@@ -28,7 +28,7 @@ UNITS = {"cpu_share": "cores", "latency_ms_p50": "ms", "latency_ms_p99": "ms", "
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the benchmark; 0 when done, 2 for bad arguments or data."""
+    """Runs the benchmark; 0 when done, 1 where engines gave other samples, 2 for bad arguments or data."""
     options = _parse(argv)
     try:
         sets = traces.read_folder(options.data) if options.data else []
@@ -43,7 +43,11 @@ def main(argv: Sequence[str]) -> int:
     if "acceptance" in options.parts:
         rows += _acceptance(sets, 5_000 if options.quick else 10_000)
     if "engines" in options.parts:
-        rows += _engines(options.quick, options.repetitions)
+        try:
+            rows += _engines(options.quick, options.repetitions)
+        except RuntimeError as error:
+            print(f"bus: {error}", file=sys.stderr)
+            return 1
     _show(rows)
     if options.json:
         command = "python -m sglang_seer bench bus" + (" --quick" if options.quick else "")
@@ -146,17 +150,36 @@ def _acceptance(sets: Sequence[traces.TraceSet], wanted: int) -> list[Row]:
 
 
 def _engines(quick: bool, repetitions: int) -> list[Row]:
+    """Acceptance of engines that draft all they can, and the time of a step where nothing is drafted.
+
+    Raises RuntimeError where a sample depends on the bus, or where a bus carried nothing: the rest would say nothing.
+    """
     rollout = engines.Rollout(prompts=4, samples=4) if quick else engines.Rollout(prompts=24, samples=8)
+    case = f"2 engines, {rollout.prompts} x {rollout.samples}"
     rows: list[Row] = []
-    stock: list[list[int]] | None = None
-    for bus in engines.buses():
-        print(f"bus: two engines, {bus}", file=sys.stderr, flush=True)
-        outcomes = engines.run(bus, rollout, repetitions)
-        stock = stock or outcomes[0].tokens
-        case = f"2 engines, {rollout.prompts} x {rollout.samples}"
-        rows.append(median_row(BENCH, bus, case, "acceptance", [one.acceptance for one in outcomes], "tokens/step"))
-        same = sum(mine == theirs for one in outcomes for mine, theirs in zip(one.tokens, stock, strict=True))
-        rows.append(Row(BENCH, bus, case, "same_samples", same / (len(stock) * len(outcomes)), "1"))
+    wanted: list[list[int]] | None = None
+    for drafts in (True, False):
+        what = "drafting" if drafts else "steps without drafts"
+        print(f"bus: two engines a bus, {what}", file=sys.stderr, flush=True)
+        outcomes = engines.run(rollout, repetitions, drafts=drafts)
+        wanted = wanted or outcomes["none"][0].tokens
+        for bus, found in outcomes.items():
+            different = sum(mine != theirs for one in found for mine, theirs in zip(one.tokens, wanted, strict=True))
+            if different:
+                raise RuntimeError(f"bus {bus}: {different} samples differ from those of engines that share nothing")
+            if bus != "none" and not all(one.received_tokens for one in found):
+                raise RuntimeError(f"bus {bus}: a rollout in which no text crossed")
+            if drafts:
+                accepted = [one.acceptance for one in found]
+                rows.append(median_row(BENCH, bus, case, "acceptance", accepted, "tokens/step"))
+                rows.append(Row(BENCH, bus, case, "same_samples", 1.0, "1"))
+            else:
+                times = [one.step_ms for one in found if one.step_ms is not None]
+                # Alternating, so that each has the one beside it to compare with.
+                alone = [one.step_ms for one in outcomes["none"] if one.step_ms is not None]
+                ratios = [mine / theirs for mine, theirs in zip(times, alone, strict=True)]
+                rows.append(median_row(BENCH, bus, case, "step_ms", times, "ms"))
+                rows.append(median_row(BENCH, bus, case, "step_over_none", ratios, "1"))
     return rows
 
 
@@ -180,6 +203,14 @@ def _show(rows: Sequence[Row]) -> None:
     real = [row for row in rows if row.metric == "same_samples"]
     if real:
         lines = [
-            [row.system, f"{value[row.system, row.case, 'acceptance']:.3f}", f"{100 * row.value:.1f}%"] for row in real
+            [
+                row.system,
+                f"{value[row.system, row.case, 'acceptance']:.3f}",
+                f"{100 * row.value:.1f}%",
+                f"{value[row.system, row.case, 'step_ms']:.2f}",
+                f"{value[row.system, row.case, 'step_over_none']:.4f}",
+            ]
+            for row in real
         ]
-        print(table(f"Real engines: {real[0].case} samples", ["bus", "acceptance", "samples as without"], lines))
+        columns = ["bus", "acceptance", "samples as without", "ms a step without drafts", "over none"]
+        print(table(f"Real engines: {real[0].case} samples", columns, lines))

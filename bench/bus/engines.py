@@ -3,6 +3,9 @@
 Sample i of each group goes to engine i modulo 2. Seeds are fixed, so samples are the same in all three cases, and only
 how many tokens a verification step yields may differ. Every step verifies all nodes that the index proposes: the budget
 follows measured step times, and those say more of what else the machine does.
+
+What traffic costs a step is measured apart, on engines that draft nothing: all steps of all engines do the same work
+then, while text is written, sent, received and indexed as ever. All pairs of engines are up at once and take turns.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -21,8 +25,8 @@ from typing import Any
 
 import requests
 
-from bench.bus.redis_server import RedisServer, programs
 from bench.rows import ROOT
+from sglang_seer.demo.redis_server import RedisServer, programs
 from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
 
 REASONER = ROOT / "examples" / "tiny_reasoner"
@@ -36,6 +40,28 @@ import numpy as np
 import sglang_seer.engine.pacing as pacing
 pacing.Pacer.begin = lambda self, batch: self._widths[-1]
 pacing.Pacer.choose = lambda self, proposal, context, priorities: (proposal, int(np.diff(proposal.starts).max()))
+"""
+# Times what is between two steps of equally many requests, nothing else in between.
+NO_NODES = """
+import time
+import sglang_seer.engine.pacing as pacing
+from sglang_seer.draft.controller import Controller
+from sglang_seer.status import STATUS
+Controller.nodes = lambda self, batch: 0
+begin, interrupt = pacing.Pacer.begin, pacing.Pacer.interrupt
+last, seen = [0, 0.0], {"seconds": 0.0, "steps": 0}
+STATUS.sources["bench"] = lambda: dict(seen)
+def timed_begin(self, batch):
+    now = time.perf_counter()
+    if last[0] == batch:
+        seen["seconds"] += now - last[1]
+        seen["steps"] += 1
+    last[:] = batch, now
+    return begin(self, batch)
+def timed_interrupt(self):
+    last[0] = 0
+    interrupt(self)
+pacing.Pacer.begin, pacing.Pacer.interrupt = timed_begin, timed_interrupt
 """
 
 
@@ -51,11 +77,13 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """tokens: of each sample. steps: verification steps of all. buses: what each engine's status says of its bus."""
+    """tokens: of each sample. steps: verification steps of all. step_ms: mean of a step, None where it is not timed.
+    received_tokens: over the bus."""
 
     tokens: list[list[int]]
     steps: int
-    buses: list[dict[str, Any]]
+    step_ms: float | None
+    received_tokens: int
 
     @property
     def acceptance(self) -> float:
@@ -68,23 +96,30 @@ def buses() -> list[str]:
     return ["none", "ipc", *(["redis"] if programs() else [])]
 
 
-def run(bus: str, rollout: Rollout, repetitions: int) -> list[Outcome]:
-    """The rollout, again and again on the same engines, which forget what they know in between."""
+def run(rollout: Rollout, repetitions: int, *, drafts: bool = True) -> dict[str, list[Outcome]]:
+    """The rollout by bus, again and again in turn on the same engines, which forget what they know in between.
+
+    drafts: every step verifies all nodes; without, none, and steps are timed.
+    """
     prompts = _prompts(rollout.prompts)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        options = {} if bus == "none" else {"bus": stack.enter_context(_url(bus, Path(folder)))}
-        (Path(folder) / "sitecustomize.py").write_text(ALL_NODES)
-        plans = [_plan(i, Path(folder), rollout, options) for i in range(ENGINES)]
-        servers = [stack.enter_context(serve(plan, Path(folder))) for plan in plans]
-        for server in servers:
-            server.wait_until_ready(START_TIMEOUT_S)
-        outcomes = []
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        folder = Path(place)
+        (folder / "sitecustomize.py").write_text(ALL_NODES if drafts else NO_NODES)
+        pairs: dict[str, list[Server]] = {}
+        for bus in buses():
+            options = {} if bus == "none" else {"bus": stack.enter_context(_url(bus, folder))}
+            plans = [_plan(f"{bus}{number}", folder, rollout, options) for number in range(ENGINES)]
+            pairs[bus] = [stack.enter_context(serve(plan, folder)) for plan in plans]
+            for server in pairs[bus]:
+                server.wait_until_ready(START_TIMEOUT_S)
+        outcomes: dict[str, list[Outcome]] = {bus: [] for bus in pairs}
         for repetition in range(repetitions):
-            for server in servers:
-                # As a trainer does; on Redis the text of other weights stays.
-                _post(server, "update_weight_version", {"new_version": f"w{repetition}"})
-                _post(server, "flush_cache", {})
-            outcomes.append(_roll_out(servers, prompts, rollout))
+            for bus, servers in pairs.items():
+                for server in servers:
+                    # As a trainer does; on Redis the text of other weights stays.
+                    _post(server, "update_weight_version", {"new_version": f"w{repetition}"})
+                    _post(server, "flush_cache", {})
+                outcomes[bus].append(_roll_out(servers, prompts, rollout))
         return outcomes
 
 
@@ -97,16 +132,18 @@ def _url(bus: str, folder: Path) -> Iterator[str]:
         yield server.url
 
 
-def _plan(number: int, folder: Path, rollout: Rollout, options: dict[str, Any]) -> ServerPlan:
+def _plan(label: str, folder: Path, rollout: Rollout, options: dict[str, Any]) -> ServerPlan:
     flags = (
         *("--model-path", str(REASONER / "model"), "--dtype", "float32"),
         *("--max-total-tokens", str(2 * rollout.running * rollout.limit)),
         *("--max-running-requests", str(rollout.running)),
         "--enable-deterministic-inference",
+        # The others' engines are up as well.
+        "--sleep-on-idle",
         *("--scheduler-policy", "seer", "--seer-config", json.dumps(options)),
     )
     environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
-    return ServerPlan(label=f"engine{number}", port=pick_port(None), flags=flags, environment=environment)
+    return ServerPlan(label=label, port=pick_port(None), flags=flags, environment=environment)
 
 
 def _prompts(count: int) -> list[list[int]]:
@@ -141,12 +178,26 @@ def _roll_out(servers: Sequence[Server], prompts: Sequence[list[int]], rollout: 
         return _post(servers[sample % ENGINES], "generate", body).json()
 
     jobs = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(rollout.samples)]
+    before = _said(servers)
     with ThreadPoolExecutor(len(jobs)) as pool:
         answers = list(pool.map(generate, jobs))
-    states = [requests.get(f"{one.plan.url}/server_info", timeout=REQUEST_TIMEOUT_S).json() for one in servers]
-    found = [state["internal_states"][0]["sglang_seer"].get("bus", {}) for state in states]
+    after = _said(servers)
     steps = sum(answer["meta_info"]["spec_verify_ct"] for answer in answers)
-    return Outcome([answer["output_ids"] for answer in answers], steps, found)
+    timed = after["steps"] - before["steps"]
+    step_ms = 1e3 * (after["seconds"] - before["seconds"]) / timed if timed else None
+    received = int(after["received_tokens"] - before["received_tokens"])
+    return Outcome([answer["output_ids"] for answer in answers], steps, step_ms, received)
+
+
+def _said(servers: Sequence[Server]) -> Counter[str]:
+    """Sums over the engines of what their status says of steps that are timed, and of the bus."""
+    sums: Counter[str] = Counter()
+    for server in servers:
+        info = requests.get(f"{server.plan.url}/server_info", timeout=REQUEST_TIMEOUT_S).json()
+        status = info["internal_states"][0]["sglang_seer"]
+        sums.update(status.get("bench", {}))
+        sums["received_tokens"] += status.get("bus", {}).get("received_tokens", 0)
+    return sums
 
 
 def _post(server: Server, path: str, body: Any) -> requests.Response:

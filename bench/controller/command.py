@@ -1,149 +1,95 @@
-"""`python -m sglang_seer bench controller`: what the controller costs, one process of it against stand-in engines.
+"""`python -m sglang_seer bench controller`: what the controller costs, and how fast it recovers.
 
-The engines are in another process and compute nothing; they hold back each chunk so that a wanted number of chunks ends
-each second. Measured is the controller's own CPU time.
+Parts: `load` (CPU time of one controller process against stand-in engines), `chunks` (what cutting into chunks costs on
+a real CPU engine), `recovery` (how long until all goes on after one of two real CPU engines is killed).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
-import math
-import resource
-import subprocess
+import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from bench.rows import ROOT, Row, header, median_row, table, write_json
-from sglang_seer.rollout import Prompt, RolloutConfig, RolloutController
-from sglang_seer.rollout.timing import run
+from bench.controller import chunks, load, recovery
+from bench.rows import Row, header, table, write_json
+from sglang_seer.demo.servers import ServerError
+from sglang_seer.rollout import RolloutError
+from sglang_seer.rollout.client import EngineError
 
-BENCH = "controller"
-PROMPT_TOKENS = 256
-SAMPLES = 16
-CHUNKS = 4
-
-
-class Measured(NamedTuple):
-    """cpu_share: of one core. memory_mb: largest resident set of the process until then."""
-
-    chunks_a_second: float
-    cpu_share: float
-    in_flight: int
-    memory_mb: float
+PARTS = ("load", "chunks", "recovery")
+PACKAGES = ("sglang-seer", "sglang", "aiohttp", "msgspec", "uvloop")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the benchmark; 0 when done, 2 for bad arguments."""
-    parser = argparse.ArgumentParser(prog="python -m sglang_seer bench controller", description=__doc__)
+    """Runs the parts; 0 when done, 1 where the wanted load was not there, 2 for bad arguments or engines that fail."""
+    options = _parse(argv)
+    rows: list[Row] = []
+    short: list[str] = []
+    more: dict[str, object] = {}
+    try:
+        for part in options.parts:
+            if part == "load":
+                found, short = load.measure(_load(options), options.repetitions)
+                more |= {"chunk_tokens": options.chunk_tokens, "seconds": options.seconds, "load_not_reached": short}
+            elif part == "chunks":
+                found = chunks.measure(chunks.QUICK if options.quick else chunks.FULL, options.repetitions)
+            else:
+                found = recovery.measure(recovery.QUICK if options.quick else recovery.FULL, options.repetitions)
+            print(table(part, ("what", "median", "least", "most"), [_line(row) for row in found]), flush=True)
+            rows += found
+        if options.json:
+            head = header("python -m sglang_seer bench controller --parts " + ",".join(options.parts), PACKAGES)
+            write_json(options.json, head, rows, load_average=list(os.getloadavg()), **more)
+    except (ValueError, OSError, RuntimeError, ServerError, EngineError, RolloutError, TimeoutError) as error:
+        print(f"controller: {error}", file=sys.stderr)
+        return 2
+    if short:
+        print(f"controller: THE LOAD WAS NOT REACHED: {'; '.join(short)}", file=sys.stderr)
+    return 1 if short else 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m sglang_seer bench controller",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--parts", default="load", help=f"of {', '.join(PARTS)}, by comma (default load)")
     parser.add_argument("--json", type=Path, help="where to write header and rows")
-    parser.add_argument("--engines", type=int, default=64, help="stand-in engines (default 64)")
-    parser.add_argument("--in-flight", type=int, default=10_000, help="requests in flight (default 10,000)")
-    parser.add_argument("--rate", type=int, default=2_000, help="chunks that end a second (default 2,000)")
-    parser.add_argument("--chunk-tokens", type=int, default=512, help="tokens of a chunk (default 512)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="measured, after a warm-up (default 20)")
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="8 engines, 400 in flight, 200 a second, 3 s, once")
+    parser.add_argument("--repetitions", type=int, default=3, help="of each part (default 3)")
+    parser.add_argument("--quick", action="store_true", help="each part small and once, to see that it runs")
+    of_load = parser.add_argument_group("load").add_argument
+    of_load("--engines", type=int, default=64, help="stand-in engines (default 64)")
+    of_load("--in-flight", type=int, default=10_000, help="requests in flight (default 10,000)")
+    of_load("--rate", type=int, default=2_000, help="chunks that end a second (default 2,000)")
+    of_load("--chunk-tokens", type=int, default=512, help="tokens of a chunk (default 512)")
+    of_load("--seconds", type=float, default=20.0, help="measured, after a warm-up (default 20)")
     options = parser.parse_args(argv)
+    options.parts = options.parts.split(",")
+    if unknown := [part for part in options.parts if part not in PARTS]:
+        parser.error(f"--parts: wanted some of {', '.join(PARTS)}, saw {unknown[0]!r}")
     if options.quick:
         options.engines, options.in_flight, options.rate = 8, 400, 200
         options.seconds, options.repetitions = 3.0, 1
-    for name in ("engines", "in_flight", "rate", "chunk_tokens", "repetitions"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}: wanted at least 1, saw {getattr(options, name)}")
-    case = f"{options.engines} engines, {options.in_flight:,} in flight, {options.rate:,} chunks/s wanted"
-    runs = []
-    for number in range(options.repetitions):
-        runs.append(run(_measure(options)))
-        print(f"controller: run {number + 1}: {runs[-1]}", file=sys.stderr, flush=True)
-    rows = [
-        median_row(BENCH, "seer", case, "chunks_a_second", [one.chunks_a_second for one in runs], "1/s"),
-        median_row(BENCH, "seer", case, "cpu_share", [one.cpu_share for one in runs], "cores"),
-        median_row(
-            BENCH, "seer", case, "cpu_a_chunk", [1e6 * one.cpu_share / one.chunks_a_second for one in runs], "us"
-        ),
-        median_row(BENCH, "seer", case, "in_flight", [one.in_flight for one in runs], "requests"),
-        median_row(BENCH, "seer", case, "peak_memory", [one.memory_mb for one in runs], "MB"),
-    ]
-    print(table(case, ("of one controller process", "median", "least", "most"), [_line(row) for row in rows]))
-    if options.json:
-        head = header("python -m sglang_seer bench controller", ("sglang-seer", "aiohttp", "msgspec", "uvloop"))
-        write_json(options.json, head, rows, chunk_tokens=options.chunk_tokens, seconds=options.seconds)
-    return 0
+    for name in ("engines", "in_flight", "rate", "chunk_tokens", "repetitions", "seconds"):
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name.replace('_', '-')}: wanted more than 0, saw {getattr(options, name)}")
+    return options
+
+
+def _load(options: argparse.Namespace) -> load.Load:
+    return load.Load(
+        engines=options.engines,
+        in_flight=options.in_flight,
+        rate=options.rate,
+        chunk_tokens=options.chunk_tokens,
+        seconds=options.seconds,
+    )
 
 
 def _line(row: Row) -> list[str]:
     assert row.spread is not None
-    return [f"{row.metric}, {row.unit}", *(f"{one:,.2f}" for one in (row.value, row.spread["min"], row.spread["max"]))]
-
-
-@contextmanager
-def _engines(options: argparse.Namespace, seconds_per_token: float) -> Iterator[list[str]]:
-    tokens = CHUNKS * options.chunk_tokens
-    room = 2 * options.in_flight * (PROMPT_TOKENS + tokens) // options.engines
-    numbers = (options.engines, seconds_per_token, tokens, room)
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.controller.engines", *map(str, numbers)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            yield json.loads(process.stdout.readline())
-        finally:
-            process.stdin.close()
-            process.wait(30)
-
-
-async def _measure(options: argparse.Namespace) -> Measured:
-    # As many end a second as wanted, when each takes this long.
-    chunk_s = options.in_flight / options.rate
-    config = RolloutConfig(
-        chunk_tokens=options.chunk_tokens,
-        max_running=math.ceil(options.in_flight / options.engines),
-        buffer_requests=options.in_flight + options.in_flight // 4,
-        silent_s=60.0,
-        connect_s=60.0,
-    )
-    with _engines(options, chunk_s / options.chunk_tokens) as urls:
-        async with RolloutController(urls, config=config) as rollout:
-            consumer = asyncio.create_task(_consume(rollout, options.chunk_tokens * CHUNKS))
-            while rollout.buffer.running < 0.95 * options.in_flight:
-                await asyncio.sleep(0.1)
-            # Chunks that began together end together: wait until they are spread.
-            await asyncio.sleep(2 * chunk_s)
-            began_s, cpu_s, chunks = time.monotonic(), time.process_time(), rollout.counts.chunks
-            seen = []
-            while (took_s := time.monotonic() - began_s) < options.seconds:
-                await asyncio.sleep(0.25)
-                seen.append(rollout.buffer.running)
-            measured = Measured(
-                (rollout.counts.chunks - chunks) / took_s,
-                (time.process_time() - cpu_s) / took_s,
-                sorted(seen)[len(seen) // 2],
-                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            )
-            if rollout.counts.broken:
-                raise RuntimeError(f"chunks broke: {rollout.counts.broken}")
-            consumer.cancel()
-            await asyncio.gather(consumer, return_exceptions=True)
-    return measured
-
-
-async def _consume(rollout: RolloutController, limit: int) -> None:
-    def prompts() -> Iterator[Prompt]:
-        number = 0
-        while True:
-            input_ids = [number % 30_000 + 3] * PROMPT_TOKENS
-            sampling = {"max_new_tokens": limit}
-            yield Prompt(group=f"g{number}", input_ids=input_ids, samples=SAMPLES, sampling=sampling)
-            number += 1
-
-    async for _ in rollout.samples(prompts()):
-        pass
+    values = (row.value, row.spread["min"], row.spread["max"])
+    return [f"{row.system} {row.metric}, {row.unit}", *(f"{value:,.4g}" for value in values)]

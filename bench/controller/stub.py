@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import msgspec
 
+from bench.controller.pacer import Pacer
+
 VOCABULARY = 50_000
 EOS = 2
 STATUS_TEXT = {200: "OK", 400: "Bad Request", 404: "Not Found", 500: "Internal Server Error", 503: "Unavailable"}
@@ -86,13 +88,42 @@ class Seen:
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Stub:
-    """One engine on a loopback port of its own. keep_bodies: remember every request."""
+class _Parameters(msgspec.Struct):
+    max_new_tokens: int
+    sampling_seed: int = 0
+    stream_interval: int = 1
+    custom_params: dict[str, dict[str, Any]] = {}
 
-    def __init__(self, behaviour: Behaviour | None = None, *, keep_bodies: bool = False) -> None:
+
+class _Request(msgspec.Struct):
+    """What is read of a request; of its tokens, how many there are."""
+
+    input_ids: msgspec.Raw
+    sampling_params: _Parameters
+    rid: str | None = None
+    return_logprob: bool = False
+
+    @property
+    def input_tokens(self) -> int:
+        return bytes(self.input_ids).count(b",") + 1
+
+
+_REQUESTS = msgspec.json.Decoder(_Request)
+
+
+class Stub:
+    """One engine on a loopback port of its own.
+
+    keep_bodies: remember every request. pacer: says when events are sent, instead of `seconds_per_token`.
+    """
+
+    def __init__(
+        self, behaviour: Behaviour | None = None, *, keep_bodies: bool = False, pacer: Pacer | None = None
+    ) -> None:
         self.behaviour = behaviour or Behaviour()
         self.seen = Seen()
         self.keep_bodies = keep_bodies
+        self.pacer = pacer
         self.connections: set[_Connection] = set()
         self.waiting: list[_Generation] = []
         self.running: set[_Generation] = set()
@@ -137,8 +168,13 @@ class Stub:
             self.seen.most_running = max(self.seen.most_running, len(self.running))
             generation.begin()
 
+    def abort_all(self) -> None:
+        """As slime and updates of weights ask for it: every request ends with what it has."""
+        for generation in [*self.waiting, *self.running]:
+            generation.abort()
+
     def load(self) -> dict[str, Any]:
-        used = sum(len(generation.input_ids) + generation.sent for generation in self.running)
+        used = sum(generation.start + generation.sent for generation in self.running)
         return {
             "loads": [
                 {
@@ -173,23 +209,22 @@ class _Generation:
     """One /generate in progress: sends an event every `interval` tokens."""
 
     __slots__ = (
-        "body", "cached", "closed", "connection", "end", "input_ids", "interval", "last", "logprobs", "reason",
-        "seed", "sent", "start", "tokens",
+        "cached", "closed", "connection", "end", "interval", "last", "logprobs", "reason", "request", "seed", "sent",
+        "start", "tokens",
     )  # fmt: skip
 
-    def __init__(self, connection: _Connection, body: dict[str, Any]) -> None:
-        self.connection, self.body, self.closed = connection, body, False
-        parameters = body["sampling_params"]
-        self.input_ids: list[int] = body["input_ids"]
-        self.seed = parameters.get("sampling_seed") or 0
-        hints = parameters.get("custom_params", {}).get("seer", {})
-        self.start = len(self.input_ids)
+    def __init__(self, connection: _Connection, request: _Request) -> None:
+        self.connection, self.request, self.closed = connection, request, False
+        parameters = request.sampling_params
+        self.seed = parameters.sampling_seed
+        hints = parameters.custom_params.get("seer", {})
+        self.start = request.input_tokens
         self.last = hints.get("prompt_len", self.start) - 1
         self.last += response_tokens(self.seed, connection.stub.behaviour.mean_tokens)
-        limit = self.start + parameters["max_new_tokens"]
+        limit = self.start + parameters.max_new_tokens
         self.end = min(limit, self.last + 1)
         self.reason = {"type": "stop", "matched": EOS} if self.end == self.last + 1 else {"type": "length"}
-        self.interval = parameters.get("stream_interval") or 1
+        self.interval = parameters.stream_interval
         self.tokens: list[int] = []
         self.logprobs: list[tuple[float, int, None]] = []
         self.sent = 0
@@ -203,19 +238,27 @@ class _Generation:
         stub.seen.prefilled_tokens += self.start - self.cached
         self._send_later()
 
-    def _send_later(self) -> None:
-        position = self.start + len(self.tokens)
-        until = min(position + self.interval, self.end)
-        pause_s = (until - position) * self.connection.stub.behaviour.seconds_per_token
-        if pause_s:
-            asyncio.get_running_loop().call_later(pause_s, self._step, until)
-        else:
-            self._step(until)
+    @property
+    def events_left(self) -> int:
+        return -(-(self.end - self.start - len(self.tokens)) // self.interval)
 
-    def _step(self, until: int) -> None:
+    def _send_later(self) -> None:
+        stub = self.connection.stub
+        position = self.start + len(self.tokens)
+        pause_s = min(self.interval, self.end - position) * stub.behaviour.seconds_per_token
+        if stub.pacer is not None:
+            stub.pacer.add(self)
+        elif pause_s:
+            asyncio.get_running_loop().call_later(pause_s, self.step)
+        else:
+            self.step()
+
+    def step(self) -> None:
+        """Sends the next event."""
         stub = self.connection.stub
         if self.closed or stub.behaviour.fault == "hang":
             return
+        until = min(self.start + len(self.tokens) + self.interval, self.end)
         if stub.behaviour.constant:
             new = until - self.start - len(self.tokens)
             self.tokens += [7] * new
@@ -235,11 +278,20 @@ class _Generation:
         else:
             self._send_later()
 
+    def abort(self) -> None:
+        self.reason = {"type": "abort", "message": "Abort by the stub's caller"}
+        if self in self.connection.stub.waiting:
+            self.connection.stub.waiting.remove(self)
+        connection = self.connection
+        connection.event(self._event(True))
+        self.close()
+        connection.end_stream()
+
     def _event(self, finished: bool) -> bytes:
         behaviour = self.connection.stub.behaviour
         since = self.sent if behaviour.incremental else 0
         meta: dict[str, Any] = {
-            "id": self.body.get("rid"),
+            "id": self.request.rid,
             "finish_reason": self.reason if finished else None,
             "prompt_tokens": self.start,
             "completion_tokens": len(self.tokens),
@@ -257,7 +309,7 @@ class _Generation:
                 logprobs = logprobs[:-1]
             case "abort":
                 meta["finish_reason"] = {"type": "abort", "message": "the stub was told to", "status_code": 500}
-        if self.body.get("return_logprob"):
+        if self.request.return_logprob:
             meta["output_token_logprobs"] = logprobs
         return msgspec.json.encode({"output_ids": tokens, "meta_info": meta})
 
@@ -317,17 +369,25 @@ class _Connection(asyncio.Protocol):
         if fault == "error":
             self._reply(500, {"error": {"message": "the stub was told to fail"}})
         elif path == b"/generate":
-            self._generate(msgspec.json.decode(body))
+            self._generate(body)
         elif path == b"/health":
             self._reply(200, {})
         elif path == b"/v1/loads":
             self._reply(200, self.stub.load())
         elif path == b"/server_info":
             self._reply(200, self.stub.info())
+        elif path == b"/model_info":
+            self._reply(
+                200, {"model_path": self.stub.behaviour.model, "weight_version": self.stub.behaviour.weight_version}
+            )
         elif path == b"/update_weights_from_disk":
             update = msgspec.json.decode(body)
             behaviour = self.stub.behaviour
             behaviour.model, behaviour.weight_version = update["model_path"], update["weight_version"]
+            self._reply(200, {})
+        elif path == b"/abort_request":
+            if msgspec.json.decode(body).get("abort_all"):
+                self.stub.abort_all()
             self._reply(200, {})
         elif path == b"/flush_cache":
             self.stub.seen.flushes += 1
@@ -338,15 +398,16 @@ class _Connection(asyncio.Protocol):
         else:
             self._reply(404, {"error": {"message": "the stub has no such path"}})
 
-    def _generate(self, body: dict[str, Any]) -> None:
+    def _generate(self, body: bytes) -> None:
+        request = _REQUESTS.decode(body)
         self.stub.seen.chunks += 1
         if self.stub.keep_bodies:
-            self.stub.seen.bodies.append(body)
-        if len(body["input_ids"]) >= self.stub.behaviour.context_tokens:
+            self.stub.seen.bodies.append(msgspec.json.decode(body))
+        if request.input_tokens >= self.stub.behaviour.context_tokens:
             self._reply(400, {"error": {"message": "the input is longer than the model's context length"}})
             return
         self._write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        self.generation = _Generation(self, body)
+        self.generation = _Generation(self, request)
         self.stub.waiting.append(self.generation)
         self.stub.admit()
 

@@ -56,7 +56,7 @@ def run(
         for requests in rollouts:
             made.append(asyncio.run(asyncio.wait_for(_together(servers, requests), ROLLOUT_TIMEOUT_S)))
             for server in servers:
-                _flush(server)
+                flush(server)
         return made
 
 
@@ -94,7 +94,7 @@ class _Clients:
             await client.__aexit__(None, None, None)
 
 
-def _flush(server: Server) -> None:
+def flush(server: Server) -> None:
     """Forget prefixes and lengths: the next rollout begins from nothing."""
     request = urllib.request.Request(f"{server.plan.url}/flush_cache", method="POST", data=b"")
     with urllib.request.urlopen(request, timeout=60):

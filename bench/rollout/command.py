@@ -14,12 +14,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.rollout import figures, measure
-from bench.rollout.systems import BASELINE, DEFAULT, SYSTEMS, WORKLOADS
+from bench.rollout import figures
+from bench.rollout.measure import Engines, repeated
+from bench.rollout.systems import DEFAULT, SYSTEMS, WORKLOADS, parsed
 from bench.rows import Row, header, table, write_json
 from sglang_seer.demo import inputs
+from sglang_seer.demo.plan import plan_requests, pool_tokens, shared_environment, shared_flags
 from sglang_seer.demo.servers import ServerError
-from sglang_seer.rollout.synchronous import Rollout
+from sglang_seer.rollout.records import GenerateRequest
 
 PACKAGES = ("sglang-seer", "sglang", "sglang-seer-cpu", "torch", "transformers")
 NOT_SHOWN = (
@@ -34,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
     folder = Path(tempfile.mkdtemp(prefix="seer-rollout-"))
     try:
-        rollouts = _run(options, folder)
+        repetitions = [_repetition(options, seed) for seed in range(options.repetitions)]
+        rollouts = repeated(options.systems, repetitions, folder)
         different = figures.differing(rollouts)
         if different:
             print(f"rollout: samples differ from stock SGLang's: {different}; logs in {folder}", file=sys.stderr)
@@ -51,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"rollout: {error}", file=sys.stderr)
         return 2
     shutil.rmtree(folder)
-    print(_table(rows, options.workload))
+    print(systems_table(WORKLOADS[options.workload].what, rows))
     print(NOT_SHOWN)
     return 0
 
@@ -71,10 +74,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.repetitions < 1:
         parser.error(f"--repetitions: wanted at least 1, saw {options.repetitions}")
-    options.systems = list(dict.fromkeys([BASELINE, *options.systems.split(",")]))
-    for name in options.systems:
-        if name not in SYSTEMS:
-            parser.error(f"--systems: wanted some of {', '.join(SYSTEMS)}; saw {name!r}")
+    try:
+        options.systems = parsed(options.systems)
+    except ValueError as error:
+        parser.error(str(error))
     return options
 
 
@@ -85,18 +88,30 @@ def _changed(options: argparse.Namespace) -> str:
     return text + ("" if options.repetitions == 3 else f" --repetitions {options.repetitions}")
 
 
-def _run(options: argparse.Namespace, folder: Path) -> dict[str, list[Rollout]]:
-    workload = WORKLOADS[options.workload]
-    rollouts: dict[str, list[Rollout]] = {name: [] for name in options.systems}
-    for repetition in range(options.repetitions):
-        requests = measure.requests_of(workload, options.model, seed=repetition)
-        for name in options.systems[:: 1 if repetition % 2 == 0 else -1]:
-            place = folder / f"{repetition}-{name}"
-            rollouts[name].append(measure.run(name, SYSTEMS[name], workload, requests, options.model.absolute(), place))
-    return rollouts
+def _repetition(options: argparse.Namespace, seed: int) -> tuple[Engines, list[GenerateRequest]]:
+    """Prompts and seeds of samples follow `seed`."""
+    workload, model = WORKLOADS[options.workload], options.model.absolute()
+    prompts = inputs.example_prompts(workload.drawn or workload.prompts, seed)
+    requests = plan_requests(
+        sorted(prompts, key=lambda one: len(one.prompt))[-workload.prompts :] if workload.drawn else prompts,
+        inputs.load_tokenizer(model),
+        samples=workload.samples,
+        seed=seed,
+        limit=workload.limit,
+        context=inputs.context_length(model),
+    )
+    kv_tokens = workload.kv_tokens or pool_tokens(requests, workload.engines)
+    engines = Engines(
+        count=workload.engines,
+        flags=shared_flags(model, kv_tokens=kv_tokens, max_running=workload.running),
+        environment={**shared_environment(), **workload.environment},
+        chunk_tokens=workload.chunk_tokens,
+    )
+    return engines, requests
 
 
-def _table(rows: Sequence[Row], case: str) -> str:
+def systems_table(title: str, rows: Sequence[Row]) -> str:
+    """A line a system."""
     value = {(row.system, row.metric): row for row in rows}
 
     def shown(system: str, metric: str, digits: int) -> str:
@@ -118,4 +133,4 @@ def _table(rows: Sequence[Row], case: str) -> str:
         for name in dict.fromkeys(row.system for row in rows)
     ]
     columns = ["", "tokens/s", "over fcfs", "over best stock", "tail over fcfs", "acceptance", "retractions", "same"]
-    return table(f"{WORKLOADS[case].what}: medians (lowest to highest)", columns, lines)
+    return table(f"{title}: medians (lowest to highest)", columns, lines)

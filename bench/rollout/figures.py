@@ -44,7 +44,7 @@ def differing(rollouts: Rollouts) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
-def rows(rollouts: Rollouts, case: str) -> list[Row]:
+def rows(rollouts: Rollouts, case: str, bench: str = BENCH) -> list[Row]:
     """Medians over repetitions; ratios are taken within a repetition first."""
     figures = {name: [measured(one) for one in made] for name, made in rollouts.items()}
     best = best_stock(figures)
@@ -52,7 +52,7 @@ def rows(rollouts: Rollouts, case: str) -> list[Row]:
     for name, made in figures.items():
 
         def add(metric: str, values: Sequence[float], unit: str, system: str = name) -> None:
-            found.append(median_row(BENCH, system, case, metric, values, unit))
+            found.append(median_row(bench, system, case, metric, values, unit))
 
         for metric, unit in UNITS.items():
             add(metric, [float(one[metric] or 0.0) for one in made], unit)
@@ -61,8 +61,8 @@ def rows(rollouts: Rollouts, case: str) -> list[Row]:
         add("tail_over_fcfs", _ratios(made, figures[BASELINE], "tail_seconds"), "1")
         pairs = list(zip(rollouts[name], rollouts[BASELINE], strict=True))
         total = sum(len(base.generations) for _, base in pairs)
-        found.append(Row(BENCH, name, case, "samples_identical", sum(identical(*pair) for pair in pairs), "1"))
-        found.append(Row(BENCH, name, case, "samples_total", total, "1"))
+        found.append(Row(bench, name, case, "samples_identical", sum(identical(*pair) for pair in pairs), "1"))
+        found.append(Row(bench, name, case, "samples_total", total, "1"))
     return found
 
 

@@ -1,16 +1,15 @@
-"""Runs a workload under a system on engines of its own, and compares its samples with the baseline's."""
+"""Runs a rollout under a system on engines of its own, and compares its samples with the baseline's."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.bus.redis_server import RedisServer, programs
-from bench.rollout.systems import System, Workload
-from sglang_seer.demo import inputs
-from sglang_seer.demo.plan import plan_requests, pool_tokens, shared_environment, shared_flags
+from bench.rollout.systems import SYSTEMS, System
 from sglang_seer.demo.servers import ServerPlan, pick_ports
 from sglang_seer.demo.side import run_side
 from sglang_seer.rollout.config import RolloutConfig
@@ -21,49 +20,50 @@ START_TIMEOUT_S = 300.0
 ROLLOUT_TIMEOUT_S = 1200.0
 
 
-def requests_of(workload: Workload, model: Path, seed: int) -> list[GenerateRequest]:
-    """The workload's samples; prompts and seeds of samples follow `seed`."""
-    prompts = inputs.example_prompts(workload.drawn or workload.prompts, seed)
-    prompts = sorted(prompts, key=lambda one: len(one.prompt))[-workload.prompts :] if workload.drawn else prompts
-    return plan_requests(
-        prompts,
-        inputs.load_tokenizer(model),
-        samples=workload.samples,
-        seed=seed,
-        limit=workload.limit,
-        context=inputs.context_length(model),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engines:
+    """What the engines of all systems have in common. count: of a side. chunk_tokens: of divided rollouts."""
+
+    count: int
+    flags: tuple[str, ...]
+    environment: Mapping[str, str]
+    chunk_tokens: int
 
 
-def run(
-    name: str, system: System, workload: Workload, requests: Sequence[GenerateRequest], model: Path, folder: Path
-) -> Rollout:
-    """The rollout; engines are started for it and stopped after it.
+def repeated(
+    systems: Sequence[str], repetitions: Sequence[tuple[Engines, Sequence[GenerateRequest]]], folder: Path
+) -> dict[str, list[Rollout]]:
+    """Every system's rollout of each repetition, in turn forwards and backwards; logs go to `folder`."""
+    rollouts: dict[str, list[Rollout]] = {name: [] for name in systems}
+    for number, (engines, requests) in enumerate(repetitions):
+        for name in systems[:: 1 if number % 2 == 0 else -1]:
+            rollouts[name].append(run(name, engines, requests, folder / f"{number}-{name}"))
+    return rollouts
+
+
+def run(name: str, engines: Engines, requests: Sequence[GenerateRequest], folder: Path) -> Rollout:
+    """The rollout under the system of that name; engines are started for it and stopped after it.
 
     Raises ServerError where an engine fails, ValueError for a Redis that is not installed.
     """
-    shared = shared_flags(
-        model,
-        kv_tokens=workload.kv_tokens or pool_tokens(requests, workload.engines),
-        max_running=workload.running,
-    )
+    system = SYSTEMS[name]
     folder.mkdir(parents=True)
     with _configured(system, folder) as config:
         plans = [
             ServerPlan(
                 label=f"{name}-{number}",
                 port=port,
-                flags=(*shared, *system.flags, *config),
-                environment={**shared_environment(), **workload.environment, **system.environment},
+                flags=(*engines.flags, *system.flags, *config),
+                environment={**engines.environment, **system.environment},
             )
-            for number, port in enumerate(pick_ports(None, workload.engines))
+            for number, port in enumerate(pick_ports(None, engines.count))
         ]
         return run_side(
             name,
             plans,
             requests,
             folder,
-            controller=RolloutConfig(chunk_tokens=workload.chunk_tokens) if system.divided else None,
+            controller=RolloutConfig(chunk_tokens=engines.chunk_tokens) if system.divided else None,
             start_timeout_s=START_TIMEOUT_S,
             timeout_s=ROLLOUT_TIMEOUT_S,
         )

@@ -69,6 +69,15 @@ SYSTEMS = {
 DEFAULT = tuple(name for name in SYSTEMS if name not in ("seer-redis", "seer-alone"))
 
 
+def parsed(text: str) -> list[str]:
+    """Names by comma, the baseline first. Raises ValueError for one that is not known."""
+    names = list(dict.fromkeys([BASELINE, *text.split(",")]))
+    for name in names:
+        if name not in SYSTEMS:
+            raise ValueError(f"--systems: wanted some of {', '.join(SYSTEMS)}; saw {name!r}")
+    return names
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """prompts x samples of at most `limit` tokens on so many engines.

@@ -15,6 +15,7 @@ def install() -> None:
     cuda_stub.load()
     after_import("sglang.srt.utils.common", _answer_cpu)
     after_import("sglang.srt.layers.logits_processor", _build_indices_unpinned)
+    after_import("sglang.srt.managers.overlap_utils", _resolve_futures_without_streams)
     _provide_vllm_rotary_embedding()
 
 
@@ -43,6 +44,28 @@ def _build_indices_unpinned(module: ModuleType) -> None:
     if getattr(module, "torch", None) is not torch:
         raise PatchTargetError(f"{module.__name__} was expected to import torch by name")
     module.torch = _UnpinnedTorch("torch")  # type: ignore[attr-defined]
+
+
+def _resolve_futures_without_streams(module: ModuleType) -> None:
+    """Wrap ``sglang.srt.managers.overlap_utils.FutureMap.resolve_future``.
+
+    With speculation it tells the indices of a stream, which only tensors of an
+    accelerator can be told.
+    """
+    original = module.FutureMap.resolve_future
+
+    def resolve_future(futures: Any, batch: Any) -> None:
+        draft = batch.spec_info
+        if futures.spec_algo.is_none() or draft is None:
+            original(futures, batch)
+            return
+        indices = draft.future_indices.indices
+        for name in ("topk_p", "topk_index", "bonus_tokens", "new_seq_lens", "hidden_states"):
+            relayed = getattr(futures, f"{name}_buf", None)
+            if relayed is not None:
+                setattr(draft, name, relayed[indices])
+
+    replace(module.FutureMap, "resolve_future", resolve_future)
 
 
 def _provide_vllm_rotary_embedding() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from steps import Step
+from steps import Step, seconds
 
 from sglang_seer.report.picture import TITLES, require_matplotlib
 
@@ -17,6 +17,7 @@ def draw(sides: Mapping[str, Sequence[Step]], path: Path) -> None:
     """Writes the picture. Raises ValueError for a file that cannot be written."""
     require_matplotlib()
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 7), layout="constrained")
     rows = figure.subplots(3, 1, sharex=True)
@@ -29,7 +30,12 @@ def draw(sides: Mapping[str, Sequence[Step]], path: Path) -> None:
     for axes, name in zip(rows, ("mean reward", "loss", "seconds in rollouts so far"), strict=True):
         axes.set_ylabel(name)
     rows[0].set_ylim(0, 1)
+    rows[-1].set_ylim(bottom=0)
     rows[-1].set_xlabel("step")
+    rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    if "stock" in sides:
+        stock_s, seer_s = (seconds(sides[side], "rollout_s") for side in ("stock", "seer"))
+        rows[-1].set_title(f"{stock_s - seer_s:.0f} s of {stock_s:.0f} s saved")
     rows[0].legend(frameon=False)
     try:
         figure.savefig(path, dpi=150)

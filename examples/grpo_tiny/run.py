@@ -69,12 +69,13 @@ def learning_rate(text: str) -> float:
     return value
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], *, stock: Side = STOCK, seer: Side = SEER) -> int:
+    """Runs the trainings and returns the exit status. stock, seer: what the two sides' servers do not share."""
     args = parse(argv)
-    return exit_status("grpo_tiny", lambda: run(args))
+    return exit_status("grpo_tiny", lambda: run(args, stock, seer))
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
     """The trainings, the table, the picture and the kept file."""
     require_matplotlib()
     for path in (args.picture, args.json):
@@ -103,25 +104,24 @@ def run(args: argparse.Namespace) -> int:
     shared = (*shared_flags(MODEL, kv_tokens=kv_tokens, max_running=args.max_running_requests), *IDLE_FLAGS)
     folder = Path(tempfile.mkdtemp(prefix="grpo-tiny-"))
     sides: dict[str, list[Step]] = {}
-    for side in (STOCK, SEER) if args.compare else (SEER,):
-        sides[side.label] = train_side(side, args, course, shared, folder)
+    for side in (stock, seer) if args.compare else (seer,):
+        # As in the demo: stock engines get whole groups in turn, over several of Seer's the controller decides.
+        divided = side is seer and args.engines > 1
+        plans = side_plans(side, pick_ports(None, args.engines), shared, folder, divided=divided)
+        controller = RolloutConfig(chunk_tokens=args.chunk_tokens) if divided else None
+        sides[side.label] = train(side.label, plans, course, folder, controller)
     shutil.rmtree(folder)
     numbers = figures(sides)
     print(table(numbers))
     draw(sides, args.picture)
     print(f"picture: {args.picture}")
     if args.json is not None:
-        settings = {**vars(args), "kv_tokens": kv_tokens, "flags": shared[2:], "flags_seer": SEER.flags}
+        settings = {**vars(args), "kv_tokens": kv_tokens, "flags": shared[2:], "flags_seer": seer.flags}
         write(args.json, {**numbers, "settings": settings, "machine": machine(), "sides": sides})
-    return 1 if args.compare and numbers["steps_identical"] < numbers["steps"] else 0
-
-
-def train_side(side: Side, args: argparse.Namespace, course: Course, shared: Sequence[str], folder: Path) -> list[Step]:
-    """Stock engines get whole groups in turn; over Seer's the controller divides the rollout, as in the demo."""
-    plans = side_plans(side, pick_ports(None, args.engines), shared, folder, divided=side is SEER)
-    return train(
-        side.label, plans, course, folder, RolloutConfig(chunk_tokens=args.chunk_tokens) if side is SEER else None
-    )
+    if args.compare and numbers["steps_identical"] < numbers["steps"]:
+        print(f"grpo_tiny: {numbers['steps'] - numbers['steps_identical']} steps differ", file=sys.stderr)
+        return 1
+    return 0
 
 
 def table(numbers: Mapping[str, Any]) -> str:

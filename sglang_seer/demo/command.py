@@ -8,12 +8,13 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from sglang_seer.demo import inputs
-from sglang_seer.demo.compare import compare
+from sglang_seer.demo import buses, inputs
+from sglang_seer.demo.compare import acceptance_length, compare, identical
 from sglang_seer.demo.plan import SEER, STOCK, Side, plan_requests, pool_tokens, shared_flags
 from sglang_seer.demo.servers import ServerError, pick_ports
 from sglang_seer.demo.side import run_side, side_plans
@@ -22,6 +23,8 @@ from sglang_seer.report.figures import figures
 from sglang_seer.report.picture import draw, require_matplotlib
 from sglang_seer.report.table import table
 from sglang_seer.rollout.config import RolloutConfig
+from sglang_seer.rollout.records import GenerateRequest
+from sglang_seer.rollout.synchronous import Rollout
 
 SHOWN_DIFFERENCES = 3
 
@@ -42,6 +45,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--engines", type=positive, default=2, help="servers of each side, all on this machine")
     parser.add_argument(
         "--chunk-tokens", type=positive, default=512, help="of Seer's divided rollout over several engines"
+    )
+    parser.add_argument(
+        "--compare-bus",
+        nargs="+",
+        choices=buses.BUSES,
+        default=[],
+        metavar="BUS",
+        help=f"Seer's rollout again with these ways to share text, for their acceptance: {', '.join(buses.BUSES)}",
     )
     parser.add_argument("--max-running-requests", type=positive, default=16, help="of each server")
     parser.add_argument("--kv-tokens", type=positive, help="KV slots of each server; default: a quarter of the demand")
@@ -92,6 +103,7 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
     for path in (args.picture, args.json):
         if path is not None and not path.absolute().parent.is_dir():
             raise ValueError(f"{path}: wanted a file in a folder that is there")
+    buses.check(args.compare_bus, args.engines)
     ports = pick_ports(args.port, args.engines)
     prompts = inputs.read_prompts(args.prompts) if args.prompts else inputs.example_prompts(args.num_prompts, args.seed)
     context = inputs.context_length(args.model)
@@ -108,20 +120,14 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
     )
     shared = shared_flags(args.model.absolute(), kv_tokens=kv_tokens, max_running=args.max_running_requests)
     folder = Path(tempfile.mkdtemp(prefix="seer-demo-"))
-    rollouts = {}
-    for side in (stock, seer):
-        # One engine schedules by itself; over several the controller decides who runs where, and they share text.
-        divided = side is seer and args.engines > 1
-        plans = side_plans(side, ports, shared, folder, divided=divided)
-        rollouts[side.label] = run_side(
-            side.label,
-            plans,
-            requests,
-            folder,
-            controller=RolloutConfig(chunk_tokens=args.chunk_tokens) if divided else None,
-            start_timeout_s=args.start_timeout,
-            timeout_s=args.timeout,
-        )
+    # One engine schedules by itself; over several the controller decides who runs where, and they share text.
+    divided = args.engines > 1
+
+    def roll_out(side: Side, bus: str | None) -> Rollout:
+        return _roll_out(args, side, bus, ports, shared, requests, folder)
+
+    rollouts = {stock.label: roll_out(stock, None), seer.label: roll_out(seer, "ipc" if divided else None)}
+    by_bus = {bus: rollouts[seer.label] if bus == "ipc" else roll_out(seer, bus) for bus in args.compare_bus}
     comparison = compare(
         prompts=prompts,
         requests=requests,
@@ -143,7 +149,12 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
         },
     )
     numbers = figures(comparison)
-    print("\n" + table(numbers))
+    if by_bus:
+        numbers["acceptance_by_bus"] = {bus: acceptance_length(rollout) for bus, rollout in by_bus.items()}
+        numbers["identical_by_bus"] = {
+            bus: identical(rollout, rollouts[stock.label]) for bus, rollout in by_bus.items()
+        }
+    print("\n" + table(numbers, buses.TITLES))
     draw(comparison, args.picture)
     print(f"picture: {args.picture}")
     if args.json is not None:
@@ -155,8 +166,36 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
             print(f"demo: {difference(sample)}", file=sys.stderr)
         print(f"demo: {len(different)} samples differ; the servers' logs are in {folder}", file=sys.stderr)
         return 1
+    if any(count < len(requests) for count in numbers.get("identical_by_bus", {}).values()):
+        print(f"demo: samples differ between buses; the servers' logs are in {folder}", file=sys.stderr)
+        return 1
     shutil.rmtree(folder)
     return 0
+
+
+def _roll_out(
+    args: argparse.Namespace,
+    side: Side,
+    bus: str | None,
+    ports: Sequence[int],
+    flags: tuple[str, ...],
+    requests: Sequence[GenerateRequest],
+    folder: Path,
+) -> Rollout:
+    """One side on servers of its own; with a bus it is Seer's over several engines."""
+    if bus not in (None, "ipc"):
+        side = replace(side, label=f"{side.label}-{bus}")
+    with buses.address(bus or "none", folder) as url:
+        plans = side_plans(side, ports, flags, folder, divided=bus is not None, bus=url)
+        return run_side(
+            side.label,
+            plans,
+            requests,
+            folder,
+            controller=None if bus is None else RolloutConfig(chunk_tokens=args.chunk_tokens),
+            start_timeout_s=args.start_timeout,
+            timeout_s=args.timeout,
+        )
 
 
 def difference(sample: kept.Sample) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from sglang_seer.demo.inputs import Prompt, Tokenizer
+from sglang_seer.report.figures import side_figures
 from sglang_seer.report.kept import Comparison, Run, Sample
 from sglang_seer.rollout.records import GenerateRequest, Generation, Load
 from sglang_seer.rollout.synchronous import Rollout
@@ -68,6 +69,18 @@ def compare(
         "seer": _shifted(seer.loads, start_s["seer"]),
     }
     return Comparison(samples=samples, loads=loads, settings=settings, machine=machine())
+
+
+def acceptance_length(rollout: Rollout) -> float:
+    """Tokens of a verification step, bonus included, over all samples."""
+    runs = [run_of(generation, _start_s(rollout)) for generation in rollout.generations]
+    return float(side_figures(runs)["acceptance_length"])
+
+
+def identical(rollout: Rollout, stock: Rollout) -> int:
+    """Samples that are those of stock."""
+    pairs = zip(rollout.generations, stock.generations, strict=True)
+    return sum((a.output_ids, a.finish_reason) == (b.output_ids, b.finish_reason) for a, b in pairs)
 
 
 def _start_s(rollout: Rollout) -> float:

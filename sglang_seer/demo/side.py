@@ -79,10 +79,13 @@ class Engines:
 
 
 def side_plans(
-    side: Side, ports: Sequence[int], shared: Sequence[str], folder: Path, *, divided: bool
+    side: Side, ports: Sequence[int], shared: Sequence[str], folder: Path, *, divided: bool, bus: str | None = None
 ) -> list[ServerPlan]:
-    """How its servers are started. shared: flags of both sides. divided: Seer's engines share text, in `folder`."""
-    sharing = ("--seer-config", json.dumps({"bus": f"ipc://{folder}/bus"})) if divided else ()
+    """How its servers are started.
+
+    shared: flags of both sides. divided: Seer's engines share text, over `bus`; without one, in `folder`.
+    """
+    sharing = ("--seer-config", json.dumps({"bus": bus or f"ipc://{folder}/bus"})) if divided else ()
     return [
         ServerPlan(
             label=side.label if len(ports) == 1 else f"{side.label}-{number}",

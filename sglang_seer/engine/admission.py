@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
-from sglang.srt.runtime_context import get_spec
 
 from sglang_seer.context import Exactly, LengthModel, Remaining
 from sglang_seer.engine.requests import RequestStates
+from sglang_seer.patches.adapter import line
 from sglang_seer.schedule import Load, admit
 from sglang_seer.status import STATUS
 
@@ -32,7 +32,7 @@ class Admission:
     @property
     def reserve_tokens(self) -> int:
         """KV slots of a request that drafts take besides: SGLang keeps two steps allocated."""
-        return 2 * (get_spec().speculative_num_draft_tokens or 0)
+        return 2 * (line.get_spec().speculative_num_draft_tokens or 0)
 
     def load(self, request: Any, kv_tokens: int) -> Load:
         """The request's future in the pool; kv_tokens: what it holds of the pool, shared prefixes left out."""
@@ -51,7 +51,7 @@ class Admission:
 
     def gives_back(self, request: Any) -> int:
         """KV slots that a request holds now and a load counts: what it generated, and what is allocated ahead."""
-        ahead = request.kv.kv_allocated_len - len(request.origin_input_ids) - len(request.output_ids)
+        ahead = line.allocated_tokens(request) - len(request.origin_input_ids) - len(request.output_ids)
         return len(request.output_ids) + max(ahead, 0)
 
     def joined(self, request: Any) -> None:
@@ -60,7 +60,7 @@ class Admission:
         if state.yielded:
             state.yielded = False
             STATUS.counters["yields_resumed"] += 1
-            STATUS.counters["yield_tokens_prefilled"] += request.extend_len
+            STATUS.counters["yield_tokens_prefilled"] += line.extend_tokens(request)
 
     def remaining(self, request: Any) -> Remaining:
         """Tokens that the request still generates."""
@@ -110,8 +110,8 @@ def adder_class(stock: type[PrefillAdder], admission: Admission) -> type[Prefill
             if self._running is None:
                 self._running = [admission.running(request) for request in running]
                 self._held = sum(admission.gives_back(request) for request in running)
-            joined = [admission.load(request, request.extend_len) for request in self.can_run_list]
-            candidate = admission.load(req, len(req.full_untruncated_fill_ids))
+            joined = [admission.load(request, line.extend_tokens(request)) for request in self.can_run_list]
+            candidate = admission.load(req, line.input_tokens(req))
             capacity = int(self.rem_total_tokens) + self._held + sum(load.kv_tokens for load in joined)
             return capacity > 0 and admit([*self._running, *joined], [candidate], capacity, risk=admission.risk) > 0
 

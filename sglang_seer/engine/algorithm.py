@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang.srt.arg_groups.model_override_base import use_mla_backend
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from sglang.srt.speculative.spec_registry import CustomSpecAlgo
 
 from sglang_seer.config import SeerConfig, mode_from_environment
 from sglang_seer.engine.launch import ALGORITHM, POLICY, fail
+from sglang_seer.patches.adapter import line
 
 # Attention backends that honour a tree mask in verification; the others verify chains.
 TREE_BACKENDS = frozenset({"flashinfer", "triton", "torch_native"})
@@ -20,8 +20,9 @@ CAUSAL_BACKENDS = frozenset({"fa3", "fa4"})
 def refusal_reasons(args: Any) -> list[str]:
     """Features not proven with speculation, one reason each.
 
-    `args` is SGLang's resolved view of the server arguments.
+    `args` are SGLang's server arguments.
     """
+    args = line.resolved(args)
     wrong = {
         "pp_size": ("pipeline parallelism", args.pp_size > 1),
         "attn_dp_size": ("DP attention", (getattr(args, "attn_dp_size", 1) or 1) > 1 or args.enable_dp_attention),
@@ -42,12 +43,13 @@ def refusal_reasons(args: Any) -> list[str]:
 
 
 def _backends(args: Any) -> set[str]:
+    args = line.resolved(args)
     return {args.attention_backend, args.prefill_attention_backend, args.decode_attention_backend} - {None}
 
 
 def serves_trees(args: Any) -> bool:
     """Whether verification honours a tree mask on these attention backends; MLA models verify chains only."""
-    return _backends(args) <= TREE_BACKENDS and not use_mla_backend(args)
+    return _backends(args) <= TREE_BACKENDS and line.allows_trees(args) and not line.use_mla_backend(args)
 
 
 def reads_mask(args: Any) -> bool:
@@ -58,7 +60,7 @@ def reads_mask(args: Any) -> bool:
 class SeerAlgorithm(CustomSpecAlgo):
     """Takes NGRAM's way through the scheduler: no draft model, a verify input with a tree mask, the same relay."""
 
-    create_future_map = SpeculativeAlgorithm.create_future_map
+    create_future_map = line.create_future_map
 
     def is_ngram(self) -> bool:
         return True
@@ -74,7 +76,7 @@ class SeerAlgorithm(CustomSpecAlgo):
 
     def handle_server_args(self, server_args: Any) -> None:
         """Fill what verification of trees needs. `server_args` records our writes as declared defaults."""
-        reasons = refusal_reasons(server_args)
+        reasons = refusal_reasons(server_args) + line.speculation_reasons(server_args)
         if server_args.schedule_policy != POLICY and mode_from_environment() != "on":
             reasons.append(f"speculative algorithm {ALGORITHM} needs --scheduler-policy {POLICY}")
         if reasons:
@@ -97,7 +99,15 @@ def register() -> None:
     if get_spec(ALGORITHM) is not None:
         return
 
-    @SpeculativeAlgorithm.register(ALGORITHM, supports_overlap=True, spec_class=SeerAlgorithm)
+    # Lines that do not ask an algorithm to handle server arguments let it validate them, at the same place.
+    asks = hasattr(CustomSpecAlgo, "handle_server_args")
+
+    @SpeculativeAlgorithm.register(
+        ALGORITHM,
+        supports_overlap=True,
+        validate_server_args=None if asks else lambda args: get_spec(ALGORITHM).handle_server_args(args),
+        spec_class=SeerAlgorithm,
+    )
     def worker_class(server_args: Any) -> type:
         from sglang_seer.engine.worker import SeerWorker
 

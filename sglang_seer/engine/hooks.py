@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sglang.srt.managers import scheduler as scheduler_module
 
 from sglang_seer.config import SeerConfig, mode_from_environment, parse_config
 from sglang_seer.context import ContextLengths, LengthModel
@@ -119,7 +120,7 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
     STATUS.config = config
     STATUS.mode = "observe" if observe else "on"
     STATUS.parts = [] if observe else ["scheduling"]
-    if scheduler.spec_algorithm.is_some() and getattr(scheduler.spec_algorithm, "name", "") == ALGORITHM:
+    if not scheduler.spec_algorithm.is_none() and getattr(scheduler.spec_algorithm, "name", "") == ALGORITHM:
         STATUS.parts.append("speculation")
     logger.warning(
         "seer: %s on SGLang %s: %s; policy asked for: %s; %s",
@@ -207,6 +208,17 @@ def get_prefill_adder_class(stock: type, _scheduler: Any) -> type:
     return _state.adder
 
 
+def replace_prefill_adder() -> None:
+    """Assign `PrefillAdder` in a scheduler module that has no `Scheduler.get_prefill_adder_class`."""
+    if isinstance(scheduler_module.PrefillAdder, type):
+        stock = scheduler_module.PrefillAdder
+
+        def make_adder(*arguments: Any, **keywords: Any) -> Any:
+            return get_prefill_adder_class(stock, None)(*arguments, **keywords)
+
+        scheduler_module.PrefillAdder = make_adder
+
+
 def update_running_batch(original: Callable[[Any, Any], Any], scheduler: Any, batch: Any) -> Any:
     """Around `Scheduler.update_running_batch`: requests at the end of a chunk may leave before the batch decodes."""
     if _state is None:
@@ -243,6 +255,8 @@ def flush_cache(success: bool, *_arguments: Any, **_keywords: Any) -> bool:
 
 def get_internal_state(output: Any, *_arguments: Any) -> Any:
     """After `get_internal_state`: live counters for /server_info."""
+    # Older lines put all attributes of the record there, also those that JSON does not know.
+    output.internal_state.pop("_seer_config", None)
     if _state is not None:
         output.internal_state["sglang_seer"] = live_status()
     return output

@@ -11,6 +11,7 @@ from sglang.srt.entrypoints.engine import Engine
 from sglang.srt.server_args import ServerArgs
 
 from sglang_seer.config import SeerConfig, mode_from_environment, parse_config
+from sglang_seer.patches.adapter import line
 from sglang_seer.plugin import config_from_environment, refuse
 from sglang_seer.status import STATUS
 
@@ -56,6 +57,11 @@ def activate(arguments: MutableMapping[str, Any], config_source: Any) -> SeerCon
     if arguments.get("enable_priority_scheduling"):
         raise ValueError("--enable-priority-scheduling orders requests itself: it cannot be combined with Seer")
     config = parse_config(config_source if config_source is not None else config_from_environment())
+    if config.shares and not line.TELLS_WEIGHT_VERSION:
+        raise ValueError(
+            f"bus: SGLang {STATUS.sglang_version} does not tell its schedulers of new weights, so that text of other "
+            "weights could not be told apart; wanted inproc: or SGLang 0.5.23"
+        )
     arguments["schedule_policy"] = POLICY
     if config.speculation and mode != "observe" and arguments.get("speculative_algorithm") is None:
         arguments["speculative_algorithm"] = ALGORITHM

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from sglang.srt.layers.sampler import apply_custom_logit_processor
 
+from sglang_seer.patches.adapter import line
+
 
 def takes_plain_path(request: Any) -> bool:
     """Whether a request's law at a node depends on more than the node's logits, or changes them.
@@ -27,7 +29,9 @@ def plain_path_reason(request: Any) -> str | None:
         return "min_new_tokens"
     if parameters.logit_bias:
         return "logit_bias"
-    return "logit_processor" if request.custom_logit_processor else None
+    if request.custom_logit_processor:
+        return "logit_processor"
+    return "stop_strings" if line.ends_by_single_tokens(parameters) else None
 
 
 def apply_root_transforms(logits: torch.Tensor, batch: Any, width: int) -> None:
@@ -39,7 +43,7 @@ def apply_root_transforms(logits: torch.Tensor, batch: Any, width: int) -> None:
     roots = logits[::width].contiguous()
     info.update_regex_vocab_mask()
     info.apply_logits_bias(roots)
-    info.grammar_mask = None
+    line.drop_grammar_mask(info)
     if info.has_custom_logit_processor:
         apply_custom_logit_processor(roots, info)
     logits[::width] = roots

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from sglang.srt.environ import envs
-from sglang.srt.layers.logprob_processor import compute_spec_logprobs
 
+from sglang_seer.patches.adapter import line
 from sglang_seer.verify import Accepted, Logprobs
 
 
@@ -26,7 +26,7 @@ def set_logprobs(batch: Any, logits_output: Any, accepted: Accepted) -> None:
     """
     if any(ids is not None for ids in batch.token_ids_logprobs or ()):
         # Log-probabilities of tokens that the request names, rarely asked for.
-        compute_spec_logprobs(batch, logits_output, _tokens_by_row(accepted), accept_index=accepted.nodes)
+        line.compute_spec_logprobs(batch, logits_output, _tokens_by_row(accepted), accept_index=accepted.nodes)
     logprobs = accepted.logprobs if accepted.logprobs is not None else accepted.original_logprobs
     logits_output.next_token_logprobs = logprobs
     if accepted.top_logprobs is not None and accepted.top_tokens is not None:

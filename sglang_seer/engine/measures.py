@@ -110,7 +110,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "estimate_error_tokens",
         "counter",
-        "Sum of |estimate - length| of those; divided by their tokens, the relative error.",
+        "By how much those estimates were off; divided by the tokens, the relative error.",
         _counted("estimate_error_tokens"),
     ),
     Measure("flushes", "counter", "Flushes, as after weight updates: all that was learnt went.", _counted("flushes")),

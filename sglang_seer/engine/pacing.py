@@ -47,16 +47,19 @@ class Pacer:
         widths: Sequence[int],
         *,
         padded: bool,
+        captured: Sequence[int] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Start without experience but what `times` knows.
 
         widths: nodes beyond the root that a step may have, rising from 0. padded: a step has one of these widths, as
-        graphs were captured for them; else it is as wide as its widest tree.
+        graphs were captured for them; else it is as wide as its widest tree. captured: those of the widths, rising to
+        the last, that graphs are there for; None for all.
         """
         self.times = times
         self._widths = tuple(widths)
         self._padded = padded
+        self._captured = self._widths if captured is None else tuple(captured)
         self._controller = Controller(times, widths=widths, min_probability=MIN_PROBABILITY)
         self._clock = clock
         self._running: tuple[int, int, int, float] | None = None  # batch, rows, context, when its drafting ended
@@ -107,7 +110,7 @@ class Pacer:
             proposal = proposal.select(allocation.keep)
             width = int(allocation.counts.max())
             if self._padded:
-                width = next(captured for captured in self._widths if captured >= width)
+                width = next(captured for captured in self._captured if captured >= width)
         STATUS.counters[f"steps_of_width_{width}"] += 1
         self._running = (batch, batch * (1 + width), context, self._clock())
         return proposal, width

@@ -47,9 +47,9 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         self._known: tuple[int, int] | None = None
         self.admitted = 0
 
-    def calc_priority(self, waiting_queue: list[Any], running_batch: Any = None, processed_tokens: int = 0) -> None:
+    def calc_priority(self, waiting_queue: list[Any], running_batch: Any = None, *more: Any, **named: Any) -> None:
         """Sort the queue in place. Does nothing while only its head has left and nothing was learnt."""
-        super().calc_priority(waiting_queue, running_batch, processed_tokens)
+        super().calc_priority(waiting_queue, running_batch, *more, **named)
         if not waiting_queue:
             return
         STATUS.calls["calc_priority"] += 1

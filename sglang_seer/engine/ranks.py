@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from sglang.srt.runtime_context import get_parallel
 
 from sglang_seer.draft.trees import TreeBatch
 from sglang_seer.engine.sharing import Lengths
+from sglang_seer.patches.adapter import line
 
 
 def drafts_here() -> bool:
     """Whether this rank drafts."""
-    return bool(get_parallel().tp_rank == 0)
+    return bool(line.get_parallel().tp_rank == 0)
 
 
 def share_trees(
@@ -29,8 +29,8 @@ def share_trees(
     batch: requests, the same on every rank. most_nodes: widest tree there may be, root included. most_lengths: the
     same on every rank.
     """
-    group = get_parallel().tp_group
-    if get_parallel().tp_size == 1:
+    group = line.get_parallel().tp_group
+    if line.get_parallel().tp_size == 1:
         assert trees is not None
         return trees, lengths
     # Sizes go first, as the other ranks do not know them; the rest is padded to the largest.

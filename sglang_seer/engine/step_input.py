@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from sglang.kernels.ops.speculative.cache_locs import assign_extend_cache_locs_func
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
-from sglang.srt.speculative.ngram_info import NgramVerifyInput
+
+from sglang_seer.patches.adapter import line
 
 
 def _cache_slots(batch: Any, width: int) -> torch.Tensor:
     """[bs * width] KV slots behind each request's tokens; SGLang has reserved them."""
-    return assign_extend_cache_locs_func(
+    return line.assign_extend_cache_locs_func(
         req_pool_indices=batch.req_pool_indices,
         req_to_token=batch.req_to_token_pool.req_to_token,
         start_offset=batch.seq_lens,
@@ -36,12 +36,8 @@ def set_verify_input(
     batch.forward_mode = ForwardMode.TARGET_VERIFY
     batch.input_ids = tokens
     batch.out_cache_loc = _cache_slots(batch, width)
-    batch.spec_info = NgramVerifyInput(
-        draft_token=tokens,
-        custom_mask=mask,
-        positions=positions,
-        draft_token_num=width,
-        new_seq_lens=batch.seq_lens,
+    batch.spec_info = line.verify_input(
+        tokens=tokens, mask=mask, positions=positions, width=width, seq_lens=batch.seq_lens
     )
 
 

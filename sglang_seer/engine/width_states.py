@@ -13,8 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sglang.srt.runtime_context import get_spec
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+
+from sglang_seer.patches.adapter import line
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class WidthStates:
     def __init__(self, model_runner: Any, widths: Sequence[int]) -> None:
         """Build the states that SGLang has not made."""
         self._model_runner = model_runner
-        self._full = int(get_spec().speculative_num_draft_tokens)
+        self._full = int(line.get_spec().speculative_num_draft_tokens)
         # Widest first: graphs share one memory pool, which is then large enough for the others.
         self._widths = sorted(set(widths) - {self._full}, reverse=True)
         self._build_all()
@@ -78,10 +79,10 @@ class WidthStates:
         algorithm = runner.spec_algorithm
         with ExitStack() as stack:
             if width > 1:
-                stack.enter_context(get_spec().override(speculative_num_draft_tokens=width))
+                stack.enter_context(line.get_spec().override(speculative_num_draft_tokens=width))
             else:
                 stack.enter_context(
-                    get_spec().override(
+                    line.get_spec().override(
                         speculative_algorithm=None,
                         speculative_num_draft_tokens=None,
                         speculative_num_steps=None,

@@ -9,15 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sglang.srt.configs.hybrid_arch import mambaish_config
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
-from sglang.srt.runtime_context import get_parallel, get_schedule, get_serving, get_spec
 from sglang.srt.sampling.sampling_params import TOP_K_ALL
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
-from sglang.srt.speculative.ngram_info import NgramVerifyInput
-from sglang.srt.speculative.spec_utils import move_accept_tokens_to_target_kvcache, record_stream_for_v2_verify
-from sglang.srt.utils.async_probe import sanitize_nan_logits
 
 from sglang_seer.config import SeerConfig
 from sglang_seer.draft import Proposal, SuffixIndex
@@ -36,6 +31,7 @@ from sglang_seer.engine.readback import Readback
 from sglang_seer.engine.sharing import MOST_LENGTHS, NO_LENGTHS, Sharing, join_bus, text_version
 from sglang_seer.engine.step_input import plain_decode_input, set_verify_input
 from sglang_seer.engine.width_states import WidthStates
+from sglang_seer.patches.adapter import line
 from sglang_seer.status import STATUS
 from sglang_seer.verify import Accepted, DrawFlag, SamplingRows
 
@@ -45,15 +41,15 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
 
     draft_worker = None
 
-    def __init__(self, server_args: Any, gpu_id: int, nccl_port: int, target_worker: Any) -> None:
+    def __init__(self, server_args: Any, target_worker: Any, **_ranks: Any) -> None:
         super().__init__()
         self.config = config_of(server_args) or SeerConfig()
         self._target_worker = target_worker
         self.server_args = server_args
         self.model_runner = target_worker.model_runner
         self.device = self.model_runner.device
-        self.enable_overlap = not get_schedule().disable_overlap_schedule
-        self.speculative_num_draft_tokens: int = get_spec().speculative_num_draft_tokens
+        self.enable_overlap = not line.overlap_disabled()
+        self.speculative_num_draft_tokens: int = line.get_spec().speculative_num_draft_tokens
         self.states = hooks.request_states(server_args.random_seed)
         self.drafts: DraftSource | None = None
         if drafts_here():
@@ -62,7 +58,9 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         self._unlearnt: tuple[Proposal, TreeBatch, Readback | None] | None = None
         self._last_step: Readback | None = None
         self._widths: WidthStates | None = None
-        if mambaish_config(self.model_runner.model_config) is not None:
+        if reasons := line.speculation_reasons(server_args):
+            raise ValueError("sglang-seer refuses to start: " + "; ".join(reasons))
+        if line.has_recurrent_state(self.model_runner):
             raise ValueError(
                 "sglang-seer refuses to start: models with a recurrent state (mamba, linear attention) are not proven "
                 'with speculation; {"speculation": false} in the seer config keeps scheduling'
@@ -75,9 +73,16 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         profile = self.config.step_time_profile
         times = StepTimes() if profile is None else StepTimes.load(profile)
         self._pads_widths = pacing.pads_widths(device_type)
-        self._pacer = Pacer(times, widths, padded=self._pads_widths)
+        self._pacer = Pacer(
+            times, widths, padded=self._pads_widths, captured=None if line.SWAPS_WIDTHS else widths[-1:]
+        )
         if drafts_here():
             STATUS.sources["budget"] = self._pacer.status
+
+    @property
+    def target_worker(self) -> Any:
+        """SGLang's worker of the model itself."""
+        return self._target_worker
 
     def _draft_source(self) -> DraftSource:
         vocab_size = self.model_runner.model_config.vocab_size
@@ -98,7 +103,18 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         )
 
     def _text_version(self) -> int:
-        return text_version(get_serving().weight_version, self.model_runner.model_config.vocab_size)
+        return text_version(line.weight_version(), self.model_runner.model_config.vocab_size)
+
+    def update_weights_from_disk(self, _request: Any) -> tuple[bool, str]:
+        """Older lines ask a draft worker, too, when the target has its new weights; there are no others."""
+        return True, "the model's weights are updated; drafts need none"
+
+    update_weights_from_ipc = update_weights_from_disk
+
+    def update_weights_from_tensor(self, request: Any) -> tuple[bool, str]:
+        """Older lines ask the draft worker alone."""
+        answer: tuple[bool, str] = self._target_worker.update_weights_from_tensor(request)
+        return answer
 
     def add_external_corpus(self, corpus_id: str, token_chunks: list[list[int]]) -> int:
         """SGLang's external corpora feed NGRAM; it answers the caller with this error's text."""
@@ -118,7 +134,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
 
     def init_cuda_graphs(self) -> None:
         """After the target's own graphs: those of the other widths."""
-        if self._pads_widths:
+        if self._pads_widths and line.SWAPS_WIDTHS:
             widths = [1 + nodes for nodes in draft_widths(self.speculative_num_draft_tokens - 1)]
             self._widths = WidthStates(self.model_runner, widths)
 
@@ -132,7 +148,8 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
     ) -> GenerationBatchResult:
         """One prefill, or one speculative decode step."""
         stream = torch.get_device_module(self.device).current_stream()
-        record_stream_for_v2_verify(batch, None, stream)
+        line.record_stream_for_v2_verify(batch, None, stream)
+        line.take_batch(self, batch)
         if not batch.forward_mode.is_decode():
             return self._prefill(batch, on_publish, pp_proxy_tensors)
         return self._decode(batch, on_publish, pp_proxy_tensors)
@@ -157,7 +174,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
             target = self._forward(batch, trees, tokens, parents, positions, pp_proxy_tensors)
         logits_output = target.logits_output
         logits = logits_output.next_token_logits
-        sanitize_nan_logits(logits, "seer verify: target model logits")
+        line.sanitize_nan_logits(logits, "seer verify: target model logits")
         if any(plain) or batch.sampling_info.has_custom_logit_processor:
             apply_root_transforms(logits, batch, trees.width)
         accepted = self._agree(
@@ -176,16 +193,15 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         self._read_back(batch, accepted)
         new_seq_lens = batch.seq_lens + accepted.lengths
         if not trees.is_chain:
-            move_accept_tokens_to_target_kvcache(
-                batch, accepted.nodes, accepted.lengths - 1, self.token_to_kv_pool_allocator
-            )
+            _, allocator = self._target_worker.get_memory_pool()
+            line.move_accept_tokens_to_target_kvcache(batch, accepted.nodes, accepted.lengths - 1, allocator)
         if batch.return_logprob:
             set_logprobs(batch, logits_output, accepted)
         if on_publish is not None:
             on_publish(new_seq_lens)
         batch.forward_mode = ForwardMode.DECODE
         self._count(reasons, trees)
-        return GenerationBatchResult(
+        return line.step_result(
             logits_output=logits_output,
             next_token_ids=accepted.tokens.flatten(),
             can_run_cuda_graph=target.can_run_cuda_graph,
@@ -239,14 +255,12 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
         target.speculative_num_draft_tokens = self.speculative_num_draft_tokens
         return target
 
-    def _relay(self, tokens: torch.Tensor, lengths: torch.Tensor, new_seq_lens: torch.Tensor) -> NgramVerifyInput:
+    def _relay(self, tokens: torch.Tensor, lengths: torch.Tensor, new_seq_lens: torch.Tensor) -> Any:
         """What the next step of these requests gets; the stride must be the same in every step."""
         stride = self.speculative_num_draft_tokens
         padded = torch.zeros((tokens.shape[0], stride), dtype=torch.int32, device=self.device)
         padded[:, : tokens.shape[1]] = tokens
-        return NgramVerifyInput(
-            draft_token_num=stride, new_seq_lens=new_seq_lens, accept_tokens=padded.flatten(), accept_lens=lengths
-        )
+        return line.relay(stride=stride, tokens=padded.flatten(), lengths=lengths, new_seq_lens=new_seq_lens)
 
     def _draft(self, batch: Any, plain: Sequence[bool]) -> TreeBatch:
         assert self.drafts is not None
@@ -263,7 +277,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
                 # The bonus token takes one place of what is left.
                 left = request.sampling_params.max_new_tokens - len(request.output_ids) - len(extra) - 1
                 budgets[i] = min(max(left, 0), most)
-        chain = get_spec().speculative_eagle_topk == 1
+        chain = line.get_spec().speculative_eagle_topk == 1
         proposal = self.drafts.propose(requests, budgets, self.config.draft_depth, chain=chain)
         context = int(batch.seq_lens_cpu.sum())
         proposal, width = self._pacer.choose(proposal, context, hooks.draft_priorities(requests))
@@ -325,10 +339,10 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
 
     def _agree(self, accepted: Accepted) -> Accepted:
         """Rank 0's result on every tensor-parallel rank: logits may differ in the last bits between ranks."""
-        if get_parallel().tp_size == 1:
+        if line.get_parallel().tp_size == 1:
             return accepted
         for tensor in (accepted.tokens, accepted.nodes, accepted.lengths):
-            get_parallel().tp_group.broadcast(tensor, src=0)
+            line.get_parallel().tp_group.broadcast(tensor, src=0)
         return accepted
 
     def _count(self, plain: Sequence[str | None], trees: TreeBatch) -> None:

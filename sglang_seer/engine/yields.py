@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from sglang.srt.disaggregation.utils import DisaggregationMode
-from sglang.srt.mem_cache.common import release_kv_cache
 
 from sglang_seer.engine.admission import Admission
 from sglang_seer.engine.logits import takes_plain_path
 from sglang_seer.engine.policy import SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
+from sglang_seer.patches.adapter import line
 from sglang_seer.schedule import Rules, admit, reason_to_yield
 from sglang_seer.status import STATUS
 
@@ -45,7 +45,7 @@ class Yields:
             return
         if scheduler.disaggregation_mode != DisaggregationMode.NULL or scheduler.chunked_req is not None:
             return
-        finishing = set(map(id, scheduler._reqs_finishing_inflight(batch)))
+        finishing = set(map(id, line.finishing_in_flight(scheduler, batch)))
         decision = self._policy.decision(scheduler.waiting_queue, batch)
         loads = {place: self._admission.running(request) for place, request in enumerate(batch.reqs)}
         capacity = sum(map(self._admission.gives_back, batch.reqs)) + _free_tokens(scheduler)
@@ -81,7 +81,7 @@ class Yields:
     def _leave(self, scheduler: Any, batch: Any, leaving: dict[int, str]) -> None:
         requests = [batch.reqs[place] for place in leaving]
         for request in requests:
-            release_kv_cache(request, scheduler.tree_cache, checkpoint=True)
+            line.release_to_cache(request, scheduler.tree_cache)
             request.reset_for_retract()
             # It was not retracted: nothing is computed again.
             request.retraction_count -= 1
@@ -103,7 +103,7 @@ def may_yield(request: Any) -> bool:
         input_logprobs
         or takes_plain_path(request)
         or request.session is not None
-        or request.beam_group is not None
+        or getattr(request, "beam_group", None) is not None
         or request.multimodal_inputs is not None
         or request.input_embeds is not None
         or request.return_hidden_states

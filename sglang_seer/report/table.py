@@ -1,5 +1,6 @@
 """The figures as a table of text."""
 
+from collections.abc import Mapping
 from typing import Any
 
 # name shown, key in the figures, format, whether a ratio says something
@@ -14,13 +15,19 @@ ROWS = (
 )
 
 
-def table(figures: dict[str, Any]) -> str:
-    """Stock, Seer and their ratio, one figure a row, and the count of identical samples below."""
+def table(figures: dict[str, Any], buses: Mapping[str, str] | None = None) -> str:
+    """Stock, Seer and their ratio, one figure a row, and the count of identical samples below.
+
+    buses: what ways to share text are called, where the figures compare them.
+    """
     lines = [("", "stock", "Seer", "ratio")]
     for name, key, shape, has_ratio in ROWS:
         stock, seer = figures[key + "_stock"], figures[key]
         ratio = f"{seer / stock:.2f}x" if has_ratio and stock else ""
         lines.append((name, _cell(stock, shape), _cell(seer, shape), ratio))
+        if key == "acceptance_length":
+            for bus, length in figures.get("acceptance_by_bus", {}).items():
+                lines.append((f"  {(buses or {}).get(bus, bus)}", "", _cell(length, shape), ""))
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     text = [
         f"{name:<{widths[0]}}  {stock:>{widths[1]}}  {seer:>{widths[2]}}  {ratio:>{widths[3]}}".rstrip()
@@ -28,6 +35,8 @@ def table(figures: dict[str, Any]) -> str:
     ]
     text.insert(1, "-" * max(map(len, text)))
     text.append(f"samples identical to stock: {figures['samples_identical']} of {figures['samples_total']}")
+    for bus, count in figures.get("identical_by_bus", {}).items():
+        text.append(f"  {(buses or {}).get(bus, bus)}: {count} of {figures['samples_total']}")
     return "\n".join(text)
 
 

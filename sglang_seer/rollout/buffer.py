@@ -15,6 +15,7 @@ from typing import Any
 
 from sglang_seer.context import Exactly, LengthModel
 from sglang_seer.rollout.exact import Plan
+from sglang_seer.rollout.listener import ChunkListener
 from sglang_seer.rollout.samples import Chunk
 from sglang_seer.schedule import Load, Rules, Waiting, WaitingQueue, admit
 from sglang_seer.schedule.admission import DEFAULT_RISK
@@ -25,7 +26,10 @@ _BY_LOAD = attrgetter("load")
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One sample on its way. arrival: its number; engine: where its chunk runs, None while it waits."""
+    """One sample on its way. arrival: its number; engine: where its chunk runs, None while it waits.
+
+    listener: whoever wants to know of each of its chunks.
+    """
 
     arrival: int
     group: str
@@ -34,8 +38,10 @@ class Request:
     plan: Plan
     seed: int
     metadata: Any = None
-    output_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    listener: ChunkListener | None = None
+    # Tuples: the garbage collector looks at each entry of a list again and again, at those of a tuple once.
+    output_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
     chunks: list[Chunk] = field(default_factory=list)
     engine: str | None = None
     finished: bool = False
@@ -120,6 +126,9 @@ class RequestBuffer:
         self._admitted = 0
         self._engines: dict[str, EngineLoad] = {}
         self._on: dict[str, dict[int, Request]] = {}
+        # How often who runs there changed, and what was last found too much: (changes, capacity, load).
+        self._changes: dict[str, int] = {}
+        self._refused: dict[str, tuple[int, int, Load]] = {}
         self._up: set[str] = set()
         # Prompts that an engine holds once for all siblings: (engine, group) -> members running there.
         self._sharing: dict[tuple[str, str], int] = {}
@@ -135,6 +144,7 @@ class RequestBuffer:
             raise ValueError(f"engine {name} is there already")
         self._engines[name] = EngineLoad(name, capacity_tokens, slots)
         self._on[name] = {}
+        self._changes[name] = 0
         self._up.add(name)
         return self._engines[name]
 
@@ -151,7 +161,8 @@ class RequestBuffer:
         """Takes it out once its chunks have ended. Raises ValueError while some run there."""
         if (running := self._engines[name].in_flight) > 0:
             raise ValueError(f"engine {name}: {running} chunks run there still")
-        del self._engines[name], self._on[name]
+        del self._engines[name], self._on[name], self._changes[name]
+        self._refused.pop(name, None)
         self._up.discard(name)
         self._forget(name)
 
@@ -253,6 +264,8 @@ class RequestBuffer:
             if self._admits(engine, request):
                 return placed(engine, "load", cached, self._placement)
             full.add(engine.name)
+        # More may be known of it when it is asked for again.
+        request.load = None
         return None
 
     def _admits(self, engine: EngineLoad, request: Request) -> bool:
@@ -261,11 +274,13 @@ class RequestBuffer:
         if (engine.name, request.group) not in self._sharing:
             prompts += len(request.input_ids)
         capacity = engine.capacity_tokens - engine.outside_tokens - prompts
+        question = (self._changes[engine.name], capacity, self._load(request))
+        if self._refused.get(engine.name) == question:
+            return False
         running = [self._load(one) for one in self._on[engine.name].values()]
         if capacity > 0 and admit(running, [self._load(request)], capacity, risk=self._risk):
             return True
-        # More may be known of it when it is asked for again.
-        request.load = None
+        self._refused[engine.name] = question
         return False
 
     def _load(self, request: Request) -> Load:
@@ -292,6 +307,7 @@ class RequestBuffer:
         self._running[request.arrival] = self._on[engine.name][request.arrival] = request
         self._running_of_group[request.group] = self._running_of_group.get(request.group, 0) + 1
         self._admitted += 1
+        self._changes[engine.name] += 1
         need = self._need_tokens(request)
         shared = (engine.name, request.group)
         siblings = self._sharing.get(shared, 0)
@@ -321,6 +337,7 @@ class RequestBuffer:
             engine.reserved_tokens -= len(request.input_ids)
         engine.reserved_tokens -= request.reserved_tokens
         engine.in_flight -= 1
+        self._changes[engine.name] += 1
         request.reserved_tokens, request.engine, request.load = 0, None, None
         del self._running[request.arrival], self._on[engine.name][request.arrival]
         self._running_of_group[request.group] -= 1
@@ -348,8 +365,8 @@ class RequestBuffer:
         self.counts.pulled_tokens += chunk.pulled_tokens
         if request.output_ids and output_ids:
             self.counts.prefilled_again_tokens += max(chunk.input_tokens - chunk.cached_tokens - 1, 0)
-        request.output_ids += output_ids
-        request.logprobs += logprobs or ()
+        request.output_ids += tuple(output_ids)
+        request.logprobs += tuple(logprobs or ())
         request.chunks.append(chunk)
         request.fruitless += 1
         if output_ids:
@@ -368,8 +385,7 @@ class RequestBuffer:
         """Throws away what a waiting request generated: its weights are gone."""
         assert request.place is not None
         self._queue.remove(request.place)
-        request.output_ids.clear()
-        request.logprobs.clear()
+        request.output_ids, request.logprobs = (), ()
         request.chunks.clear()
         request.cached_tokens.clear()
         self.counts.restarted += 1

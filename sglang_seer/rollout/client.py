@@ -91,9 +91,16 @@ class EngineClient:
 
     async def server_info(self) -> dict[str, Any]:
         """What the engine says about itself: its arguments, versions and, with Seer, its status."""
-        info = await self._call("GET", "/server_info", timeout_s=SHORT_CALL_S)
+        return await self._object("/server_info")
+
+    async def model_info(self) -> dict[str, Any]:
+        """What the engine says about its model, `weight_version` among it."""
+        return await self._object("/model_info")
+
+    async def _object(self, path: str) -> dict[str, Any]:
+        info = await self._call("GET", path, timeout_s=SHORT_CALL_S)
         if not isinstance(info, dict):
-            raise EngineError(f"{self.base_url}/server_info: wanted an object, saw {str(info)[:SHOWN_CHARACTERS]}")
+            raise EngineError(f"{self.base_url}{path}: wanted an object, saw {str(info)[:SHOWN_CHARACTERS]}")
         return info
 
     async def health(self, timeout_s: float) -> None:

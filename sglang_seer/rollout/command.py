@@ -12,7 +12,7 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine, Iterator
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from sglang_seer.rollout.metrics import served
 from sglang_seer.rollout.output import Output
 from sglang_seer.rollout.progress import Progress
 from sglang_seer.rollout.prompts import BadLineError, read_prompts
+from sglang_seer.rollout.router import following
 from sglang_seer.rollout.samples import Prompt
 from sglang_seer.rollout.timing import run
 
@@ -63,7 +64,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     where = parser.add_argument_group("engines", "at least one of the two").add_argument
     where("--engines", nargs="+", default=[], metavar="URL", help="SGLang servers, all with the same model")
-    where("--router", metavar="URL", help="an SGLang router; its workers are asked directly")
+    where(
+        "--router", metavar="URL", help="an SGLang router; its workers are asked directly, also those that join later"
+    )
     what = parser.add_argument_group("what to sample").add_argument
     what("--prompts", type=Path, required=True, help="JSONL, one of prompt, text, messages and input_ids in a line")
     what("--n", type=_positive, default=1, help="samples a prompt")
@@ -137,6 +140,7 @@ async def _run(args: argparse.Namespace) -> int:
         prompts = (one for one in _prompts(args, common) if isinstance(one, Prompt))
         async with (
             RolloutController(engines, config=config, tokenizer=tokenizer, journal=journal, events=events) as rollout,
+            following(args.router, rollout) if args.router else nullcontext(),
             Progress(rollout, count * args.n, done=len(out.kept)) as progress,
             served(rollout, args.metrics_host, args.metrics_port),
             aclosing(

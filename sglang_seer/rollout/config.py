@@ -25,8 +25,9 @@ class RolloutConfig:
     shared_kv: engines share a KV store: chunks carry the weight version as SGLang's `extra_key`, so that no engine
     takes KV of other weights from it.
     store_s: with shared_kv, how long what a chunk left takes to reach the store: a chunk that moves starts no earlier.
-    poll_s: between looks at an engine. silent_s: an engine with chunks that sends nothing for so long is asked for its
-    health. health_s: and has so long to answer. no_engine_s: the rollout fails when no engine was up for so long.
+    poll_s: between looks at an engine. router_s: between looks at a router's workers. silent_s: an engine with chunks
+    that sends nothing for so long is asked for its health. health_s: and has so long to answer. no_engine_s: the
+    rollout fails when no engine was up for so long.
     strikes: answers in a row that were none, after which an engine rests for backoff_s, twice as long each time.
     fruitless: chunks in a row without a token, after which a sample ends as an error.
     max_running: chunks on one engine at a time; None: what the engine says.
@@ -43,6 +44,7 @@ class RolloutConfig:
     shared_kv: bool = False
     store_s: float = 0.2
     poll_s: float = 1.0
+    router_s: float = 5.0
     silent_s: float = 10.0
     health_s: float = 25.0
     connect_s: float = 5.0

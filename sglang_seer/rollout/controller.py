@@ -99,7 +99,7 @@ class RolloutController:
             journal=journal,
             recorder=self._recorder,
             finished=self._finished,
-            failed=lambda error: self._out.put_nowait(error),
+            failed=self._failed,
         )
         self._fleet = Fleet(
             self.config,
@@ -231,7 +231,10 @@ class RolloutController:
         try:
             await work
         except Exception as error:  # noqa: BLE001
-            self._out.put_nowait(error)
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self._out.put_nowait(error)
 
     def _may_start(self) -> bool:
         return self._undelivered < self.config.undelivered_samples

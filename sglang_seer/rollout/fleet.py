@@ -40,6 +40,7 @@ class Fleet:
         self._evict = evict
         self.break_stalled = break_stalled
         self._wake = wake
+        self._paces_due_s = 0.0
 
     async def open(self, urls: Sequence[str]) -> None:
         """Meets all engines. Raises RolloutError where none answers, ValueError where they do not fit together."""
@@ -139,7 +140,11 @@ class Fleet:
         self._wake.set()
 
     def note_paces(self) -> None:
-        """Engines that take longer over a token than the median count as more loaded."""
+        """Engines that take longer over a token than the median count as more loaded; once a poll is often enough."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._paces_due_s:
+            return
+        self._paces_due_s = now_s + self.config.poll_s
         paces = {url: link.pace_s for url, link in self.links.items() if link.pace_s and url in self.buffer.engines}
         if len(paces) < 2:
             return

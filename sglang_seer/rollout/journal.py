@@ -31,8 +31,8 @@ class ChunkLine(msgspec.Struct, tag="chunk"):
     group: str
     sample: int
     chunk: Chunk
-    output_ids: list[int]
-    logprobs: list[float] | None
+    output_ids: Sequence[int]
+    logprobs: Sequence[float] | None
 
 
 class Restart(msgspec.Struct, tag="restart"):
@@ -131,12 +131,14 @@ class Journal:
         if kept.done is not None and kept.done.complete:
             self.restored_samples += 1
             return kept.done
-        request.output_ids, request.logprobs, request.chunks = kept.output_ids, kept.logprobs, kept.chunks
+        request.output_ids, request.logprobs = tuple(kept.output_ids), tuple(kept.logprobs)
+        request.chunks = kept.chunks
         return None
 
-    def chunk(self, request: Request, chunk: Chunk, output_ids: list[int], logprobs: Sequence[float] | None) -> None:
-        values = list(logprobs) if logprobs is not None else None
-        self._write(ChunkLine(request.group, request.sample, chunk, output_ids, values))
+    def chunk(
+        self, request: Request, chunk: Chunk, output_ids: Sequence[int], logprobs: Sequence[float] | None
+    ) -> None:
+        self._write(ChunkLine(request.group, request.sample, chunk, output_ids, logprobs))
 
     def restart(self, request: Request) -> None:
         self._write(Restart(request.group, request.sample))

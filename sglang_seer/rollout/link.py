@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 class EngineFacts(NamedTuple):
-    """From /server_info. most_input_tokens: None where the engine does not say."""
+    """From /server_info. most_input_tokens: None where the engine does not say. seer: Seer's mode there."""
 
     signature: dict[str, Any]
     capacity_tokens: int
@@ -51,6 +51,7 @@ class EngineFacts(NamedTuple):
     most_input_tokens: int | None
     context_tokens: int | None
     incremental: bool
+    seer: str = "off"
 
 
 def facts_of(info: Mapping[str, Any], *, shared_kv: bool = False) -> EngineFacts:
@@ -69,7 +70,13 @@ def facts_of(info: Mapping[str, Any], *, shared_kv: bool = False) -> EngineFacts
         context_tokens=info.get("context_length"),
         # Its name before 0.5.23.
         incremental=bool(info.get("incremental_streaming_output", info.get("stream_output", False))),
+        seer=_seer_mode(info),
     )
+
+
+def _seer_mode(info: Mapping[str, Any]) -> str:
+    states = info.get("internal_states") or [{}]
+    return str(states[0].get("sglang_seer", {}).get("mode", "off"))
 
 
 class EngineLink:
@@ -122,6 +129,11 @@ class EngineLink:
             return False
         return True
 
+    async def weight_version(self) -> str | None:
+        """Of what it serves, None where it does not say. Raises EngineError where it does not answer."""
+        version = (await self._client.model_info()).get("weight_version")
+        return None if version is None else str(version)
+
     async def healthy(self, timeout_s: float) -> bool:
         """Whether /health says yes in time. It takes a second at least: SGLang waits for a sign of its scheduler."""
         try:
@@ -168,10 +180,10 @@ class EngineLink:
         pace_s = seconds / tokens
         self.pace_s = pace_s if self.pace_s is None else self.pace_s + PACE_WEIGHT * (pace_s - self.pace_s)
 
-    async def generate(self, body: dict[str, Any], *, most: int, logprobs: bool) -> Outcome:
+    async def generate(self, body: dict[str, Any], *, most: int, logprobs: bool, keep_meta: bool = False) -> Outcome:
         """One chunk. Never raises but CancelledError; then `Cancelled` has what had come."""
         assert self.facts is not None
-        reader = EventReader(incremental=self.facts.incremental, most=most, logprobs=logprobs)
+        reader = EventReader(incremental=self.facts.incremental, most=most, logprobs=logprobs, keep_meta=keep_meta)
 
         def take(data: bytes) -> None:
             self.signed()

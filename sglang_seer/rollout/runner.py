@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +21,8 @@ from sglang_seer.rollout.verdict import Verdict, judge
 
 class ChunkRunner:
     """What is on its way to engines and back. wake: set it when a chunk could start that could not before.
+    halted: while it says so no chunk starts, and every request ends as `cancelled` with what it has once its chunk has
+    ended: somebody else aborts those.
 
     links: of the engines that are there. eos: tokens that end a response, where known. finished: told every sample that
     ended; failed: told what must not have happened.
@@ -42,6 +44,7 @@ class ChunkRunner:
         self.wake = asyncio.Event()
         self.generated_tokens = 0
         self.weight_version = "0"
+        self.halted: Callable[[], bool] = lambda: False
         self._config, self._buffer, self._links = config, buffer, links
         self._seams, self._eos, self._journal, self._recorder = seams, eos, journal, recorder
         self._finished, self._failed = finished, failed
@@ -55,22 +58,29 @@ class ChunkRunner:
 
     async def run(self, may_start: Callable[[], bool]) -> None:
         """Starts chunks until it is cancelled. Raises RolloutError where no engine was up for long."""
+
+        def starts() -> bool:
+            if not self.halted():
+                return may_start()
+            self.stop([one for one in self._buffer.unfinished() if one.engine is None], "cancelled")
+            return False
+
         started = assignments(
             self._config,
             self._buffer,
             self.wake,
-            may_start=may_start,
+            may_start=starts,
             doubted=lambda: {url for url, link in self._links.items() if link.suspect.is_set()},
             said=lambda: "; ".join(f"{url}: {link.last_error}" for url, link in self._links.items()),
         )
         async for assignment in started:
             self._recorder.assign(assignment)
-            chunk = self._chunk(assignment, self._links[assignment.engine])
-            self._tasks[assignment.request.arrival] = asyncio.create_task(self._guard(chunk))
+            chunk = self._guarded(assignment, self._links[assignment.engine])
+            self._tasks[assignment.request.arrival] = asyncio.create_task(chunk)
 
-    async def _guard(self, chunk: Awaitable[None]) -> None:
+    async def _guarded(self, assignment: Assignment, link: EngineLink) -> None:
         try:
-            await chunk
+            await self._chunk(assignment, link)
         except Exception as error:  # noqa: BLE001 - raised where the samples are awaited
             self._failed(error)
 
@@ -129,7 +139,12 @@ class ChunkRunner:
             self._begun.add(request.arrival)
             self._arrivals[body["rid"]] = request.arrival
             try:
-                outcome = await link.generate(body, most=assignment.tokens, logprobs=self._config.logprobs)
+                outcome = await link.generate(
+                    body,
+                    most=assignment.tokens,
+                    logprobs=self._config.logprobs,
+                    keep_meta=request.listener is not None,
+                )
             except Cancelled as error:
                 if request.arrival not in self._evicted:
                     raise
@@ -162,9 +177,10 @@ class ChunkRunner:
         sampling.setdefault("stream_interval", self._config.stream_interval)
         namespace = {"extra_key": f"seer-weights-{self.weight_version}"} if self._config.shared_kv else {}
         return {
+            **(request.listener.body() if request.listener is not None else {}),
             **namespace,
             "rid": f"seer-{self._name}-{request.arrival}-{self._attempts}",
-            "input_ids": request.input_ids + request.output_ids,
+            "input_ids": [*request.input_ids, *request.output_ids],
             "sampling_params": sampling,
             "return_logprob": self._config.logprobs,
             "stream": True,
@@ -174,6 +190,9 @@ class ChunkRunner:
         self, assignment: Assignment, link: EngineLink, outcome: Outcome, started_s: float, took_s: float
     ) -> None:
         request, part = assignment.request, outcome.part
+        listener = request.listener
+        if part is not None and listener is not None and not listener.usable(part):
+            part = None
         verdict = judge(
             request.plan,
             request.output_ids,
@@ -196,13 +215,19 @@ class ChunkRunner:
             verify_steps=part.verify_steps if part else 0,
             retractions=part.retractions if part else 0,
         )
-        self._judge_engine(request, link, verdict, outcome, took_s)
+        if self.halted():
+            # Aborts from outside tell nothing about the engine.
+            request.ends_as = request.ends_as or "cancelled"
+        else:
+            self._judge_engine(request, link, verdict, outcome, took_s)
         self.generated_tokens += len(verdict.output_ids)
         expected = self._recorder.expected(request)
         restarts = self._config.one_weight_version and _other_weights(request, chunk)
         finished = verdict.finish_reason is not None and not restarts
         self._buffer.chunk_ended(request, chunk, verdict.output_ids, verdict.logprobs, finished=finished)
         self._recorder.chunk(request, chunk)
+        if listener is not None and part is not None:
+            listener.kept(part, verdict)
         if self._journal is not None:
             self._journal.chunk(request, chunk, verdict.output_ids, verdict.logprobs)
         if finished:
@@ -252,11 +277,11 @@ class ChunkRunner:
             sample=request.sample,
             seed=request.seed,
             input_ids=request.input_ids,
-            output_ids=request.output_ids,
+            output_ids=list(request.output_ids),
             finish_reason=reason,
             matched=matched,
             text=text,
-            logprobs=request.logprobs if self._config.logprobs else None,
+            logprobs=list(request.logprobs) if self._config.logprobs else None,
             error=error,
             chunks=request.chunks,
             whole=list(request.plan.whole),

@@ -46,7 +46,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
         return self.seeds[sample] if self.seeds is not None else sample_seed(self.seed, self.group, sample)
 
 
-class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+class Chunk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A part of a sample that one engine generated in one call.
 
     end: `length` at the chunk's or the sample's limit, `stop`, or what broke it off. tokens: what of it was kept.

@@ -7,7 +7,7 @@ not parsed: the last complete event holds everything, also where the stream brea
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -20,7 +20,7 @@ class GarbageError(Exception):
     """What an engine sent is no answer to the request."""
 
 
-class FinishReason(msgspec.Struct, frozen=True):
+class FinishReason(msgspec.Struct, frozen=True, gc=False):
     type: str
     matched: int | str | list[int] | None = None
     message: str | None = None
@@ -33,7 +33,7 @@ class CacheTiers(msgspec.Struct, frozen=True):
     storage: int = 0
 
 
-class Meta(msgspec.Struct, frozen=True):
+class Meta(msgspec.Struct, frozen=True, gc=False):
     finish_reason: FinishReason | None
     completion_tokens: int | None = None
     cached_tokens: int = 0
@@ -44,14 +44,20 @@ class Meta(msgspec.Struct, frozen=True):
     output_token_logprobs: list[tuple[float | None, int, Any]] | None = None
 
 
+Token = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Event(msgspec.Struct, frozen=True):
-    output_ids: list[int] | None = None
+    output_ids: list[Token] | None = None
     meta_info: Meta | None = None
     error: dict[str, Any] | None = None
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a chunk has come. finish: None where the stream broke off. logprobs: None unless asked for."""
+class Part(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What of a chunk has come. finish: None where the stream broke off. logprobs: None unless asked for.
+
+    meta: all that the last event said besides, None unless asked for.
+    """
 
     output_ids: list[int]
     logprobs: list[float] | None
@@ -61,18 +67,23 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     weight_version: str | None = None
     verify_steps: int = 0
     retractions: int = 0
+    meta: dict[str, Any] | None = None
 
 
 _DECODER = msgspec.json.Decoder(Event)
 
 
 class EventReader:
-    """Takes the bytes of one stream. incremental: events hold only what is new. most: tokens asked for."""
+    """Takes the bytes of one stream. incremental: events hold only what is new. most: tokens asked for.
+
+    keep_meta: the part has the whole meta_info of the last event, also what is not known here.
+    """
 
     __slots__ = (
         "_carry",
         "_error",
         "_incremental",
+        "_keep_meta",
         "_last",
         "_logprobs",
         "_most",
@@ -81,8 +92,9 @@ class EventReader:
         "done",
     )
 
-    def __init__(self, *, incremental: bool, most: int, logprobs: bool) -> None:
+    def __init__(self, *, incremental: bool, most: int, logprobs: bool, keep_meta: bool = False) -> None:
         self._incremental, self._most, self._wants_logprobs = incremental, most, logprobs
+        self._keep_meta = keep_meta
         self._carry = b""
         self._last: bytes | None = None
         self._output_ids: list[int] = []
@@ -122,6 +134,7 @@ class EventReader:
         if self._last is None:
             return None
         meta = self._take(self._parse(self._last))
+        whole = msgspec.json.decode(self._last)["meta_info"] if self._keep_meta else None
         self._last = None
         if meta.completion_tokens is not None and meta.completion_tokens != len(self._output_ids):
             raise GarbageError(f"saw {len(self._output_ids)} output_ids, completion_tokens {meta.completion_tokens}")
@@ -136,6 +149,7 @@ class EventReader:
             weight_version=meta.weight_version,
             verify_steps=meta.spec_verify_ct,
             retractions=meta.num_retractions or 0,
+            meta=whole,
         )
 
     def _parse(self, payload: bytes) -> Event:
@@ -151,8 +165,6 @@ class EventReader:
         tokens, meta = event.output_ids, event.meta_info
         if tokens is None or meta is None:
             raise GarbageError("an event without output_ids or meta_info")
-        if tokens and min(tokens) < 0:
-            raise GarbageError(f"saw token {min(tokens)}")
         logprobs: list[float] = []
         if self._wants_logprobs:
             pairs = meta.output_token_logprobs or []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sglang_seer.rollout.exact import Plan
@@ -21,7 +22,7 @@ class Verdict(NamedTuple):
 
 def judge(
     plan: Plan,
-    before: list[int],
+    before: Sequence[int],
     part: Part | None,
     *,
     asked: int,

@@ -6,9 +6,12 @@ room count: chunks are bounded, so what one will need is known before it starts,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
+
+_BY_LOAD = attrgetter("load")
 
 BALANCE_SPREAD = 32
 BALANCE_SHARE = 0.25
@@ -54,6 +57,12 @@ class EngineLoad:
     def has_slot(self) -> bool:
         return self.in_flight + self.outside < self.slots
 
+    def has_room(self, need_tokens: int) -> bool:
+        """For a chunk that may need so many KV slots. An idle engine takes anything."""
+        return not self.in_flight or (
+            self.has_slot and self.reserved_tokens + self.outside_tokens + need_tokens <= self.capacity_tokens
+        )
+
     @property
     def load(self) -> float:
         """Requests with one more, weighed by how long it takes over each."""
@@ -69,44 +78,31 @@ class Placement(NamedTuple):
 
 
 def place(
-    need_tokens: int, cached_tokens: Mapping[str, int], engines: Iterable[EngineLoad], rules: PlacementRules
+    need_tokens: int, cached_tokens: Mapping[str, int], engines: Sequence[EngineLoad], rules: PlacementRules
 ) -> Placement | None:
     """An engine for a chunk that may need so many KV slots, None where none has room.
 
     An idle engine takes anything: what is larger than its memory has no better place.
     cached_tokens: length of the request's prefix that an engine is believed to hold. Equal engines: the first.
     """
-    lightest: EngineLoad | None = None
-    home: EngineLoad | None = None
-    least = home_load = low = float("inf")
-    most = total = 0.0
-    longest = count = 0
-    for engine in engines:
-        # `EngineLoad.load` and more, written out: this runs for every engine with every chunk.
-        in_flight, outside = engine.in_flight, engine.outside
-        load = (in_flight + outside + 1) * engine.slowdown
-        count += 1
-        total += load
-        if load < low:
-            low = load
-        if load > most:
-            most = load
-        if in_flight and (
-            in_flight + outside >= engine.slots
-            or engine.reserved_tokens + engine.outside_tokens + need_tokens > engine.capacity_tokens
-        ):
-            continue
-        if load < least:
-            lightest, least = engine, load
-        if cached_tokens:
-            cached = cached_tokens.get(engine.name, 0)
-            if cached > longest or (cached == longest and home is not None and load < home_load):
-                home, longest, home_load = engine, cached, load
-    if lightest is None:
+    if not engines:
         return None
-    balanced = most - low <= min(rules.balance_spread, 1 + rules.balance_share * total / count)
-    if home is not None and balanced:
-        return Placement(home, "affinity", None)
+    # `EngineLoad.load`, written out: this runs for every engine with every chunk.
+    loads = [(engine.in_flight + engine.outside + 1) * engine.slowdown for engine in engines]
+    least = min(loads)
+    lightest = engines[loads.index(least)]
+    if not lightest.has_room(need_tokens):
+        room = [one for one in engines if one.has_room(need_tokens)]
+        if not room:
+            return None
+        lightest = min(room, key=_BY_LOAD)
+    if cached_tokens and max(loads) - least <= min(
+        rules.balance_spread, 1 + rules.balance_share * sum(loads) / len(loads)
+    ):
+        homes = [one for one in engines if cached_tokens.get(one.name) and one.has_room(need_tokens)]
+        if homes:
+            home = min(homes, key=lambda one: (-cached_tokens[one.name], one.load))
+            return Placement(home, "affinity", None)
     return placed(lightest, "load", cached_tokens, rules)
 
 

@@ -2,7 +2,7 @@
 
 Importing SGLang costs more than everything that the engines do here. Reads one folder a line; in it `job.json` has
 `engine` (arguments of `sglang.Engine`), `batches` (arguments of `Engine.generate`) and perhaps `mutant`, statements to
-execute before the engine starts. Writes `answers.json` and `log.txt` there, and to stdout the exit code.
+execute before the engine starts. Writes `answers.json`, `status.json` and `log.txt` there, and to stdout the exit code.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ def run_job(folder: Path) -> None:
     engine = Engine(**job["engine"])
     try:
         answers = [engine.generate(**batch) for batch in job["batches"]]
+        (state,) = engine.get_server_info()["internal_states"]
     finally:
         engine.shutdown()
     (folder / "answers.json").write_text(json.dumps(answers))
+    # What Seer says of itself; nothing without it.
+    (folder / "status.json").write_text(json.dumps(state.get("sglang_seer")))
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import queue
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -39,15 +40,16 @@ class EngineHost:
     Args:
         python: of an environment with SGLang and the CPU platform.
         folder: where it runs, away from names that shadow packages, and where each engine gets a folder.
+        environment: variables besides those of this process.
     """
 
-    def __init__(self, python: str, folder: Path) -> None:
+    def __init__(self, python: str, folder: Path, environment: Mapping[str, str] = PLATFORM) -> None:
         self._folder = folder
         self._log = (folder / "host.txt").open("w")
         self._process = subprocess.Popen(
             [python, str(HOST)],
             cwd=folder,
-            env={**os.environ, **PLATFORM},
+            env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -94,6 +96,11 @@ class EngineHost:
             raise AssertionError(f"engine: {started.strip()}, then {ended.strip()}\n{self._logs(folder)}")
         answers: Answers = json.loads((folder / "answers.json").read_text())
         return answers
+
+    def last_status(self) -> dict[str, Any] | None:
+        """What Seer said of itself in the last engine that ran; None if it took no part."""
+        status: dict[str, Any] | None = json.loads((self._folder / f"engine{self._count}/status.json").read_text())
+        return status
 
     def _logs(self, folder: Path) -> str:
         files = (self._folder / "host.txt", folder / "log.txt")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,11 @@ from typing import Any
 
 import pytest
 import requests
-from transformers import AutoTokenizer
 
-from bench.bus.redis_server import RedisServer, programs
+from sglang_seer.demo.redis_server import RedisServer, programs
 from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
+from tests.reasoner import REASONER, reasoner_prompts
 
-REASONER = Path(__file__).resolve().parents[2] / "examples" / "tiny_reasoner"
 START_TIMEOUT_S = 240.0
 REQUEST_TIMEOUT_S = 120.0
 # Small enough that twelve long samples do not fit: they wait, and some are retracted.
@@ -60,10 +58,17 @@ def over(bus: str) -> tuple[str, str]:
     return ("--seer-config", json.dumps({"bus": f"{bus}-url"}))
 
 
+# What yields goes through host memory and a store.
+HICACHE = (
+    *("--page-size", "16", "--disable-overlap-schedule", "--enable-hierarchical-cache"),
+    *("--hicache-storage-backend", "file", "--hicache-write-policy", "write_through"),
+    *("--hicache-storage-backend-extra-config", json.dumps({"file_storage_path": "kv", "prefetch_threshold": 16})),
+)
 SIDES = {
     "stock": (("--disable-overlap-schedule", "--enable-metrics"), {"SGLANG_SEER": "off"}),
     "seer": (CARELESS, {}),
     "seer-page16": ((*CARELESS, "--page-size", "16", "--disable-overlap-schedule"), {}),
+    "seer-hicache": ((*CARELESS, *HICACHE), {}),
     "stock-crowded": (CROWDED, {"SGLANG_SEER": "off", **BOLD_AGAIN}),
     "seer-crowded": ((*CROWDED, "--scheduler-policy", "seer"), BOLD_AGAIN),
     "seer-careless": ((*CROWDED, *CARELESS), BOLD_AGAIN),
@@ -212,18 +217,4 @@ def seer(request: pytest.FixtureRequest, engine_of: Callable[[str], Engine]) -> 
 
 @pytest.fixture(scope="session")
 def prompts() -> list[list[int]]:
-    """Input ids of some problems, chat template applied; the first is short, the last long."""
-    sys.path.insert(0, str(REASONER))
-    try:
-        import prompts as make
-    finally:
-        sys.path.remove(str(REASONER))
-    tokenizer = AutoTokenizer.from_pretrained(REASONER / "model")
-    problems = sorted((line["prompt"] for line in make.make_prompts(seed=5, n=24)), key=len)
-
-    def ids(text: str) -> list[int]:
-        chat = [{"role": "user", "content": text}]
-        rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        return tokenizer(rendered, add_special_tokens=False)["input_ids"]
-
-    return [ids(text) for text in problems]
+    return reasoner_prompts()

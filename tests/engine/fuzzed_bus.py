@@ -5,15 +5,15 @@ weights. Which fate a message has is drawn from a fixed seed.
 """
 
 import random
+from functools import partial
 
 import numpy as np
 
-from sglang_seer.draft.bus import deltas, links, redis_bus, wire
+from sglang_seer.draft.bus import deltas, links, pieces, redis_bus, wire
 from sglang_seer.status import STATUS
 
 _dice = random.Random(0)
 _kept = []
-_unpack = wire.unpack
 
 
 def _forged(frame, fate):
@@ -34,7 +34,7 @@ def _forged(frame, fate):
     return frame
 
 
-def unpack(data):
+def unpack(right, data, *of):
     fate = _dice.choice(
         ["right"] * 6 + ["lost", "corrupt", "late", "twice", "hostile", "tokens", "offsets", "foreign", "stale"]
     )
@@ -49,10 +49,11 @@ def unpack(data):
         data = _kept.pop(_dice.randrange(len(_kept)))
     elif fate == "twice":
         _kept.append(data)
-    frame = _unpack(data)
+    frame = right(data, *of)
     if isinstance(frame, wire.Text) and fate in ("hostile", "tokens", "offsets", "foreign", "stale"):
         return _forged(frame, fate)
     return frame
 
 
-links.unpack = redis_bus.unpack = unpack
+links.unpack = partial(unpack, wire.unpack)
+redis_bus.unpack_piece = partial(unpack, pieces.unpack_piece)

@@ -20,6 +20,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from sglang_seer.demo.servers import HOST, pick_port
+from sglang_seer.engine.measures import MEASURES, PREFIX
 from sglang_seer.engine.metrics import Metrics, labels_of
 
 from .conftest import Engine
@@ -142,6 +143,12 @@ def test_every_metric_of_the_dashboard_is_scraped_and_none_is_forgotten(busy: En
     seen = scraped(busy)
     assert shown - seen.keys() == set()
     assert {name for name in seen if not name.endswith("_created")} - shown == set()
+
+
+def test_every_metric_is_documented() -> None:
+    lines = (DASHBOARD.parents[2] / "docs" / "metrics.md").read_text().splitlines()
+    found = {line.split("`")[1].partition("{")[0] for line in lines if line.startswith("| `")}
+    assert found == {PREFIX + one.name + "_total" * (one.kind == "counter") for one in MEASURES}
 
 
 def test_a_stock_engine_says_that_seer_is_off(stock: Engine) -> None:

@@ -80,6 +80,11 @@ def test_a_padded_step_has_one_of_the_widths(clock: Clock) -> None:
     assert kept.count((3, 4)) > 80
 
 
+def test_a_padded_step_has_a_width_that_graphs_are_there_for(clock: Clock) -> None:
+    pacer = Pacer(StepTimes(), (0, 2, 4), padded=True, captured=(4,), clock=clock)
+    assert set(run(pacer, clock, chains([[0.9, 0.8, 0.7]] * BATCH), 1e-3, 50)) == {4}
+
+
 def test_a_step_lasts_from_its_drafts_to_the_next_and_prefills_do_not_count(clock: Clock) -> None:
     times = StepTimes()
     pacer = Pacer(times, (0, 4), padded=True, clock=clock)

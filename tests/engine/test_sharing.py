@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.bus.redis_server import RedisServer
+from sglang_seer.demo.redis_server import RedisServer
 
 from .conftest import Engine
 from .test_equality import bodies, ends_of, tokens_of

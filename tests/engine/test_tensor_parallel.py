@@ -34,5 +34,7 @@ def test_tokens_are_those_of_stock_on_two_ranks(
     after = seer.status()["counters"]
     assert after["drafted"] > before.get("drafted", 0)
     assert seer.status()["bus"]["received_tokens"] > 0
+    # Both ranks order their queues by lengths of responses that ended on the other engine.
+    assert after["finished_elsewhere"] > before.get("finished_elsewhere", 0)
     assert sum(name.startswith("steps_of_width_") for name in after) >= 2
     assert sum(answer["meta_info"]["spec_verify_ct"] for answer in seen) < sum(map(len, tokens_of(seen)))

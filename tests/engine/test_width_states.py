@@ -47,7 +47,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     spec = _ConfigBag("spec")
     for name, value in FULL.items():
         spec._set(name, value)
-    monkeypatch.setattr(width_states, "get_spec", lambda: spec)
+    monkeypatch.setattr(width_states.line, "get_spec", lambda: spec)
     runner = Runner(
         spec=spec,
         spec_algorithm="SEER",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +74,24 @@ def test_streams_stop_strings_and_aborts_over_a_yield(stock: Engine, seer: Engin
         lengths = [len(part["output_ids"]) for part in parts]
         assert lengths == sorted(lengths)
     seer.assert_idle_and_clean()
+
+
+def test_samples_that_yielded_under_a_hierarchical_cache(
+    stock: Engine, engine_of: Callable[[str], Engine], prompts: list[list[int]]
+) -> None:
+    """Their pages go to host memory and to a store, which brings back what the pool had no room for."""
+    seer = engine_of("seer-hicache")
+    asked = [{**body, "return_logprob": True, "top_logprobs_num": 2} for body in crowd(prompts)]
+    wanted, seen = stock.generate_all(asked), seer.generate_all(asked)
+    after = seer.status()["counters"]
+    assert after["yields"] > 0 and after["yields_resumed"] > 0
+    assert ends_of(seen) == ends_of(wanted)
+    for theirs, ours in zip(wanted, seen, strict=True):
+        assert_same_logprobs(ours, theirs)
+    # Once nothing is on its way to the store any more.
+    assert seer.post("/flush_cache?timeout=60", {}).status_code == 200
+    seer.server.check()
+    assert list((seer.server.log.parent / "kv").glob("*.bin"))
 
 
 def test_nobody_yields_while_nobody_waits(stock: Engine, seer: Engine, prompts: list[list[int]]) -> None:

@@ -57,7 +57,9 @@ def test_the_demo_from_end_to_end(tmp_path: Path) -> None:
 def test_two_engines_against_two(tmp_path: Path) -> None:
     """Divided rollout against groups in turn; short chunks, so that samples are cut."""
     kept = tmp_path / "kept.json"
+    buses = ["none", "ipc"]
     arguments = [*SMALL, "--engines", "2", "--chunk-tokens", "32", "--json", str(kept), "--picture", "out.png"]
+    arguments += ["--compare-bus", *buses]
     command = [sys.executable, "-m", "sglang_seer", "demo", *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=DEMO_TIMEOUT_S)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -66,6 +68,10 @@ def test_two_engines_against_two(tmp_path: Path) -> None:
     assert (content["samples_total"], content["samples_identical"]) == (6, 6)
     assert (content["settings"]["engines"], content["settings"]["chunk_tokens"]) == (2, 32)
     assert content["acceptance_length"] > 1.0
+    assert list(content["acceptance_by_bus"]) == buses
+    assert content["acceptance_by_bus"]["ipc"] == content["acceptance_length"]
+    assert content["identical_by_bus"] == dict.fromkeys(buses, 6)
+    assert "nothing shared" in done.stdout and "shared over ZeroMQ: 6 of 6" in done.stdout
 
 
 @pytest.mark.timeout(DEMO_TIMEOUT_S + 60)
@@ -195,6 +201,16 @@ def test_arguments_that_make_no_sense_end_in_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
+
+
+def test_buses_that_cannot_be_compared_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--engines", "1", "--compare-bus", "none"]) == 2
+    assert "--compare-bus: wanted at least 2 engines to share text, saw --engines 1" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", "")
+    assert main(["--compare-bus", "none", "redis"]) == 2
+    assert "wanted one of redis-server, valkey-server on PATH" in capsys.readouterr().err
 
 
 def test_the_environment_of_the_caller_does_not_leak_into_the_sides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,7 @@ import pytest
 
 from sglang_seer.patches import lines
 from sglang_seer.patches.contract import Target, drift, fingerprint_of, locate, parameters_of
-from sglang_seer.patches.ledger import PatchSet
-
-OTHER_LINES = ("0.5.12", "0.5.15.post1")
+from sglang_seer.patches.ledger import PatchSet, on_another_line
 
 
 @pytest.fixture(scope="session")
@@ -42,27 +40,19 @@ def test_every_target_of_a_supported_wheel_is_as_recorded(
     assert lines.refusal_reasons(unpacked_wheel(patch_set.version), patch_set.version) == []
 
 
-@pytest.mark.parametrize("version", OTHER_LINES)
-def test_other_lines_are_refused_with_every_reason(version: str, unpacked_wheel: Callable[[str], Path]) -> None:
-    """Their patch sets are not written yet: the newest one must not be taken for theirs."""
-    reasons = lines.refusal_reasons(unpacked_wheel(version), version)
-    assert reasons[0].startswith(f"SGLang {version} is not supported; supported: ")
-    assert any("SchedulerInternalStateController" in reason or "internal_state is gone" in reason for reason in reasons)
-    assert any("fingerprint" in reason for reason in reasons)
+@pytest.mark.parametrize(
+    ("version", "taken_for"), [("0.5.12", "0.5.15.post1"), ("0.5.15.post1", "0.5.12"), ("0.5.15.post1", "0.5.23")]
+)
+def test_no_line_is_taken_for_another(version: str, taken_for: str, unpacked_wheel: Callable[[str], Path]) -> None:
+    """Names that are on both lines have changed inside; others are on one of them only."""
+    reasons = lines.refusal_reasons(unpacked_wheel(version), taken_for)
+    assert any("source has changed" in reason for reason in reasons)
+    assert any("is gone" in reason for reason in reasons)
 
 
-@pytest.mark.parametrize("version", OTHER_LINES)
-def test_the_hooks_other_lines_need_exist_there(version: str, unpacked_wheel: Callable[[str], Path]) -> None:
-    """What a patch set for these lines will build on, by name and parameters."""
-    scheduler = "sglang.srt.managers.scheduler"
-    for target in (
-        Target(scheduler, "Scheduler.init_schedule_policy", ("self",)),
-        Target(scheduler, "Scheduler.process_batch_result", ("self", "batch", "result")),
-        Target("sglang.srt.server_args", "ServerArgs.add_cli_args", ("parser",)),
-        Target("sglang.srt.server_args", "ServerArgs.from_cli_args", ("cls", "args")),
-        Target("sglang.srt.plugins.hook_registry", "HookRegistry.register"),
-    ):
-        assert drift(unpacked_wheel(version), target) is None
+def test_a_version_between_lines_is_refused(unpacked_wheel: Callable[[str], Path]) -> None:
+    reasons = lines.refusal_reasons(unpacked_wheel("0.5.15.post1"), "0.5.16")
+    assert reasons[0].startswith("SGLang 0.5.16 is not supported; supported: 0.5.23, 0.5.15.post1, 0.5.12 (")
 
 
 def test_untested_versions_run_at_own_risk_on_equal_signatures(
@@ -148,6 +138,11 @@ def test_a_lost_module_is_seen(package: Path) -> None:
 def test_signature_only_ignores_the_body(package: Path, tmp_path: Path) -> None:
     root = changed(tmp_path, "batch + 1", "batch + 2")
     assert drift(root, recorded(package), signature_only=True) is None
+
+
+def test_a_line_names_only_targets_of_the_one_it_is_compared_with() -> None:
+    with pytest.raises(ValueError, match=r"not targets of SGLang 0.5.23: .'managers.nobody.f'"):
+        on_another_line(lines.NEWEST, {"managers.nobody.f": "0" * 12})
 
 
 def test_ledger_is_complete() -> None:

@@ -97,6 +97,15 @@ async def disturbed(
         return samples, controller
 
 
+async def as_long_as(needed: Callable[[], bool], taken: list[Prompt]) -> AsyncIterator[Prompt]:
+    """Prompts while a test needs a rollout that goes on; `taken` gets each."""
+    for prompt in prompts(100_000):
+        if not needed():
+            return
+        taken.append(prompt)
+        yield prompt
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for a condition; the test's own time limit ends what never comes."""
     while not condition():

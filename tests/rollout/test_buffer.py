@@ -16,7 +16,7 @@ from sglang_seer.rollout.buffer import Request, RequestBuffer
 from sglang_seer.rollout.controller import RolloutController
 from sglang_seer.rollout.exact import plan
 from sglang_seer.rollout.samples import Chunk
-from sglang_seer.schedule import Rules
+from sglang_seer.schedule import Rules, WaitingQueue
 from tests.rollout.fleet_of_stubs import assert_undisturbed, disturbed, prompts, stubs
 
 STARVATION_LIMIT = 6
@@ -130,7 +130,7 @@ class BufferMachine(RuleBasedStateMachine):
     def restart(self, data: st.DataObject) -> None:
         request = data.draw(st.sampled_from([one for one in self.buffer.unfinished() if one.engine is None]))
         self.buffer.restart(request)
-        assert request.output_ids == []
+        assert request.output_ids == ()
         self._waits(request)
 
     @rule()
@@ -151,7 +151,7 @@ class BufferMachine(RuleBasedStateMachine):
     @invariant()
     def prefix_kept(self) -> None:
         for request in self.made:
-            assert request.output_ids == list(range(100, 100 + len(request.output_ids)))
+            assert request.output_ids == tuple(range(100, 100 + len(request.output_ids)))
             assert len(request.logprobs) == len(request.output_ids) <= request.plan.limit
 
     @invariant()
@@ -173,6 +173,55 @@ class BufferMachine(RuleBasedStateMachine):
 
 BufferMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 test_the_buffer = BufferMachine.TestCase
+
+
+def passed_by(most: int) -> int:
+    """How often others go before the last of the order while long ones keep coming; at most `most`."""
+    lengths = ContextLengths()
+    for _ in range(8):
+        lengths.finish("short", 2, limit_tokens=30)
+    buffer = RequestBuffer(lengths, chunk_tokens=8, rules=Rules(starvation_limit=STARVATION_LIMIT))
+    buffer.add_engine("a", capacity_tokens=100, slots=1)
+
+    def submit(number: int, group: str) -> Request:
+        request = Request(number, group, number, [1], plan({"max_new_tokens": 30}, tokenizer=True), 0)
+        buffer.submit(request)
+        return request
+
+    last = submit(0, "short")
+    for number in range(1, most + 1):
+        submit(number, f"long {number}")
+        (one,) = buffer.assign()
+        if one.request is last:
+            return number - 1
+        chunk = Chunk(engine="a", tokens=8, end="stop", input_tokens=1)
+        buffer.chunk_ended(one.request, chunk, [7] * 8, None, finished=True)
+    return most
+
+
+def test_the_last_of_the_order_has_its_turn() -> None:
+    # One long request was there before each pass.
+    assert 0 < passed_by(100) <= STARVATION_LIMIT + 1
+
+
+def test_without_the_starvation_guard_it_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control."""
+    monkeypatch.setattr(WaitingQueue, "_note_overdue", lambda self, admitted: None)
+    assert passed_by(100) == 100
+
+
+def test_what_an_engine_refused_is_asked_again_once_something_changed() -> None:
+    """A request that waits for memory is placed as soon as there is some, and not computed over and over until then."""
+    buffer = RequestBuffer(ContextLengths(), chunk_tokens=50)
+    buffer.add_engine("a", capacity_tokens=70, slots=3)
+    for number in range(2):
+        sampling = {"max_new_tokens": 50, "ignore_eos": True}
+        buffer.submit(Request(number, f"g{number}", 0, [1], plan(sampling, tokenizer=True), 0))
+    (first,) = buffer.assign()
+    assert buffer.assign() == [] and buffer.assign() == []
+    chunk = Chunk(engine="a", tokens=50, end="length", input_tokens=1)
+    buffer.chunk_ended(first.request, chunk, [7] * 50, None, finished=True)
+    assert [one.request.arrival for one in buffer.assign()] == [1]
 
 
 FAULTS = st.sampled_from(["kill", "start", "hang", "error", "garbage", "backwards", "short", "abort", None])

@@ -25,15 +25,33 @@ from tests.rollout.fleet_of_stubs import (
 SLOW = 0.002
 
 
-async def test_a_killed_engine_costs_at_most_what_it_had_not_sent() -> None:
+@pytest.mark.parametrize("stream_tokens", [4, 32])
+async def test_a_killed_engine_costs_at_most_what_it_had_not_sent(stream_tokens: int) -> None:
+    """At most a chunk of each request is generated again; no more than one event of it where events are frequent."""
+    generated: dict[int, int] = {}
+
     async def kill(controller: RolloutController, engines: list[Stub]) -> None:
         # In mid-chunk: some events have come of every chunk there.
-        await until(lambda: any(g.sent for g in engines[0].running))
+        await until(lambda: any(g.sent for g in engines[0].running) or bool(engines[0].cache))
+        running = {g.seed: g.start + len(g.tokens) for g in engines[0].running}
         await engines[0].kill()
+        generated.update(running)
 
     async with stubs(3, seconds_per_token=SLOW) as engines:
-        samples, controller = await disturbed(engines, prompts(10), kill)
+        samples, controller = await disturbed(engines, prompts(10), kill, stream_tokens=stream_tokens)
     assert_undisturbed(samples, prompts(10))
+    if stream_tokens == 32:
+        # Negative control: one event a chunk, and the whole chunk is generated again.
+        lost = [chunk for sample in samples for chunk in sample.chunks if chunk.end.startswith("connection")]
+        assert lost and all(chunk.tokens == 0 for chunk in lost)
+        return
+    again = [
+        generated[sample.seed] - chunk.input_tokens - chunk.tokens
+        for sample in samples
+        for chunk in sample.chunks
+        if chunk.end.startswith("connection") and sample.seed in generated
+    ]
+    assert again and min(again) >= 0 and max(again) <= stream_tokens
     assert controller.counts.broken["connection"] > 0
     assert controller.counts.engines_lost == 1
     broken = [chunk for sample in samples for chunk in sample.chunks if chunk.end.startswith("connection")]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sglang_seer.rollout import Prompt, RolloutController, RolloutError
+from sglang_seer.rollout import Prompt, RolloutConfig, RolloutController, RolloutError
 from sglang_seer.rollout.client import EngineClient, EngineError
 from tests.rollout.fleet_of_stubs import config, prompts, stubs, until
 from tests.rollout.real_engines import RealEngine, assert_equal, folder_of_example, unchunked
@@ -21,7 +21,7 @@ from tests.rollout.real_engines import RealEngine, assert_equal, folder_of_examp
 Engines = dict[str, RealEngine]
 SHIPPED = folder_of_example() / "model"
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "any_trainer.py"
-TIMEOUT_S = 120.0
+TIMEOUT_S = 400.0
 
 
 async def test_all_engines_get_the_weights_and_forget() -> None:
@@ -88,29 +88,31 @@ async def test_real_engines_keep_nothing_of_old_weights(
     """Draft texts, lengths and KV go; what is sampled then is what stock SGLang samples with the new weights."""
     seer = restored["seer"]
     sampling = {"temperature": 1.0, "max_new_tokens": 120}
-    wanted = [Prompt(group=f"w{i}", input_ids=ids, samples=4, sampling=sampling) for i, ids in enumerate(problems[:2])]
+    # One prompt: the first tokens of all are alike.
+    wanted = [Prompt(group="weights", input_ids=problems[0], samples=6, sampling=sampling)]
 
     async def roll(controller: RolloutController) -> list[Any]:
         return [sample async for sample in controller.samples(wanted)]
 
-    def first_cached(samples: list[Any], group: str) -> int:
+    def first_cached(samples: list[Any]) -> int:
         """Least of the prompt that a first chunk found in a prefix cache."""
-        return min(sample.chunks[0].cached_tokens for sample in samples if sample.group == group)
+        return min(sample.chunks[0].cached_tokens for sample in samples)
 
-    async with RolloutController([seer.url], config=config(chunk_tokens=48)) as controller:
+    patient = RolloutConfig(chunk_tokens=48, logprobs=True, poll_s=0.2)
+    async with RolloutController([seer.url], config=patient) as controller:
         await roll(controller)
         before = await roll(controller)
         # There is something to forget, and a second rollout of the same weights finds it.
         kept = await seer.seer()
         assert kept["drafts"]["tokens"] > 0 and kept["groups"] > 0
-        assert min(first_cached(before, prompt.group) for prompt in wanted) > 0
+        assert first_cached(before) > 0
         folder = changed_weights(tmp_path / "changed")
         await controller.update_weights(folder, "changed")
         gone = await seer.seer()
         assert (gone["drafts"]["tokens"], gone["drafts"]["groups"], gone["groups"]) == (0, 0, 0)
         assert gone["counters"]["flushes"] == kept["counters"].get("flushes", 0) + 1
         after = await roll(controller)
-    assert [first_cached(after, prompt.group) for prompt in wanted] == [0, 0]
+    assert first_cached(after) == 0
     assert all(sample.weight_versions == ["changed"] for sample in after)
     async with EngineClient(restored["stock"].url) as client:
         await client.update_weights(str(folder), "changed", TIMEOUT_S)

@@ -36,9 +36,7 @@ class InprocBus:
 
     def publish(self, new: Deltas) -> None:
         with _LOCK:
-            now_s = time.monotonic()
-            self._history.append(new, now_s)
-            self._history.expire(now_s - self._ttl_s)
+            self._history.append(new, time.monotonic())
             self.traffic.sent_tokens += len(new.tokens)
             for other in self._others():
                 other._deliver(new.select(_among(new, other._groups)))
@@ -72,6 +70,7 @@ class InprocBus:
         self._arrived.wait(timeout_s)
         with _LOCK:
             self._arrived.clear()
+            self._history.expire(time.monotonic(), self._ttl_s)
             arrived, self._inbox = self._inbox, []
         return arrived
 

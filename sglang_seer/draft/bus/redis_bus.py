@@ -25,8 +25,9 @@ from redis.retry import Retry
 from sglang_seer.draft.bus.address import Address, without_password
 from sglang_seer.draft.bus.deltas import Deltas, concatenate
 from sglang_seer.draft.bus.history import History
+from sglang_seer.draft.bus.pieces import pack_piece, place_of, unpack_piece
 from sglang_seer.draft.bus.protocol import BusError, Keeping, Known, Traffic
-from sglang_seer.draft.bus.wire import BadFrame, Text, group_texts, many_deltas, pack, unpack
+from sglang_seer.draft.bus.wire import BadFrame, Text, group_texts, many_deltas
 
 logger = logging.getLogger("sglang_seer")
 
@@ -144,7 +145,7 @@ class RedisBus:
             self._keep_alive(now_s)
         except ERRORS as error:
             self._failed(error)
-        self._history.expire(now_s - self._ttl_s)
+        self._history.expire(now_s, self._ttl_s)
         if not arrived:
             time.sleep(timeout_s)
         return arrived
@@ -226,7 +227,7 @@ class RedisBus:
         written: list[int] = []
         for part in parts:
             for group, text in group_texts(self._version, self._sender, part):
-                data = pack(text)
+                data = pack_piece(text)
                 pipeline.execute_command("XADD", self._key(group), *self._trim(group), "*", FIELD, data)
                 written.append(group)
                 self.traffic.sent_bytes += len(data)
@@ -267,22 +268,22 @@ class RedisBus:
         for result in pipeline.execute():
             for key, entries in result or ():
                 group = of_key[key]
+                number = group.to_bytes(8, "little", signed=True)
+                place = place_of(self._version, number)
                 self._places[group] = entries[-1][0]
                 if len(entries) == READ_ENTRIES:
                     self._read_s = -float("inf")
                 for _, fields in entries:
                     data = fields.get(FIELD, b"") if isinstance(fields, dict) else fields[1]
-                    if (text := self._text(data)) is not None:
+                    if (text := self._text(data, number, place)) is not None:
                         texts.append((group, text))
                 self.traffic.arrived(0, max(now_ms - int(entries[-1][0].partition(b"-")[0]), 0.0))
         return self._deltas(texts)
 
-    def _text(self, data: bytes) -> Text | None:
+    def _text(self, data: bytes, number: bytes, place: int) -> Text | None:
         self.traffic.received_bytes += len(data)
         try:
-            frame = unpack(data)
-            if not isinstance(frame, Text):
-                raise BadFrame("foreign", "no text in a stream of text")
+            frame = unpack_piece(data, self._version, number, place)
             if frame.sender == self._sender:
                 return None
             if frame.version != self._version:

@@ -18,7 +18,7 @@ from sglang_seer.draft.bus.deltas import Deltas
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PROTOCOL = 1
+PROTOCOL = 2
 MOST_FRAME_BYTES = 1 << 20
 MOST_FRAME_TOKENS = 64 << 10
 MOST_FRAME_ITEMS = 16 << 10
@@ -103,19 +103,27 @@ def pack(frame: Frame) -> bytes:
 
 def unpack(data: bytes) -> Frame:
     """The frame of an envelope. Raises BadFrame."""
-    if len(data) > MOST_FRAME_BYTES:
-        raise BadFrame("oversized", f"message of {len(data)} bytes, wanted at most {MOST_FRAME_BYTES}")
-    if len(data) < _ENVELOPE_BYTES:
-        raise BadFrame("corrupt", f"message of {len(data)} bytes, wanted at least {_ENVELOPE_BYTES}")
-    body = data[_ENVELOPE_BYTES:]
+    body = checked_protocol(data)
     if zlib.crc32(body) != int.from_bytes(data[1:_ENVELOPE_BYTES], "little"):
         raise BadFrame("corrupt", "the checksum is not that of the message")
-    if data[0] != PROTOCOL:
-        raise BadFrame("protocol", f"message of bus protocol {data[0]}, this engine speaks {PROTOCOL}")
     try:
         return _DECODER.decode(body)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise BadFrame("corrupt", f"message that cannot be decoded: {error}") from error
+
+
+def checked_protocol(data: bytes) -> bytes:
+    """The body of an envelope of this protocol. Raises BadFrame.
+
+    The protocol is looked at before the checksum, which another one may count otherwise.
+    """
+    if len(data) > MOST_FRAME_BYTES:
+        raise BadFrame("oversized", f"message of {len(data)} bytes, wanted at most {MOST_FRAME_BYTES}")
+    if len(data) < _ENVELOPE_BYTES:
+        raise BadFrame("corrupt", f"message of {len(data)} bytes, wanted at least {_ENVELOPE_BYTES}")
+    if data[0] != PROTOCOL:
+        raise BadFrame("protocol", f"message of bus protocol {data[0]}, this engine speaks {PROTOCOL}")
+    return data[_ENVELOPE_BYTES:]
 
 
 def text_frames(version: int, sender: int, deltas: Deltas, *, first: int = 0, stamp_ms: int = 0) -> Iterator[Text]:

@@ -104,7 +104,7 @@ class ZmqBus:
             self._look_for_peers()
         if now_s - self._expired_s >= EXPIRE_S:
             self._expired_s = now_s
-            self._history.expire(now_s - self._ttl_s)
+            self._history.expire(now_s, self._ttl_s)
         self._speak(now_s)
         arrived: list[Deltas] = []
         ready = dict(self._poller.poll(int(timeout_s * 1e3)))

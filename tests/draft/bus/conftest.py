@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.bus.redis_server import RedisServer, programs
+from sglang_seer.demo.redis_server import RedisServer, programs
 from tests.draft.bus.members import Member, join
 
 _names = itertools.count()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from bench.bus.redis_server import RedisServer
+from sglang_seer.demo.redis_server import RedisServer
 from sglang_seer.demo.servers import pick_port
 from sglang_seer.draft.bus import BusError, Keeping
 from sglang_seer.draft.bus.deltas import deltas

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_seer.draft.bus.deltas import Deltas, concatenate, deltas, stacked
+from sglang_seer.draft.bus.pieces import pack_piece, place_of, unpack_piece
 from sglang_seer.draft.bus.wire import (
     MOST_FRAME_BYTES,
     PROTOCOL,
@@ -92,8 +94,6 @@ def test_no_change_passes(data: st.DataObject) -> None:
 @pytest.mark.parametrize("column", ["groups", "counts", "requests", "offsets", "lengths", "tokens"])
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"\0", lambda data: b""])
 def test_columns_that_disagree_are_refused(column: str, change: object) -> None:
-    import msgspec
-
     (frame,) = text_frames(3, 4, stacked([(1, 2, 3, [4, 5, 6], False), (1, 3, 3, [4], True)]))
     wrong = msgspec.structs.replace(frame, **{column: change(getattr(frame, column))})  # type: ignore[operator]
     with pytest.raises(BadFrame):
@@ -127,3 +127,61 @@ def test_merged_joins_what_continues() -> None:
     new = stacked([(1, 2, 0, [1], False), (1, 3, 0, [9], False), (1, 2, 1, [2], True), (1, 2, 5, [6], False)])
     assert as_items(new.merged()) == [(1, 2, 0, [1, 2], True), (1, 2, 5, [6], False), (1, 3, 0, [9], False)]
     assert np.array_equal(new.merged().ends, [2, 6, 1])
+
+
+def of_group(group: int) -> bytes:
+    return group.to_bytes(8, "little", signed=True)
+
+
+@settings(deadline=None)
+@given(ITEMS)
+def test_a_piece_is_the_frame_of_its_place(items: list[tuple[int, int, int, list[int], bool]]) -> None:
+    for group, frame in group_texts(3, 4, stacked(items).merged()):
+        packed = pack_piece(frame)
+        seen = unpack_piece(packed, 3, of_group(group), place_of(3, of_group(group)))
+        # Frames of a long text are numbered, for links.
+        assert seen == msgspec.structs.replace(frame, number=0)
+        assert len(packed) < len(pack(frame))
+
+
+def test_a_piece_of_few_tokens_is_small() -> None:
+    """An engine with one request of a group writes five tokens of a large vocabulary at a time."""
+    ((_, frame),) = group_texts(-(2**63), 2**31 - 1, stacked([(5, 2**32 - 1, 9, [99_999] * 5, False)]))
+    assert len(pack_piece(frame)) <= 8 * 5
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_piece_that_was_changed_or_put_elsewhere_is_refused(data: st.DataObject) -> None:
+    ((_, frame),) = group_texts(3, 4, stacked([(1, 2, 3, [4, 5], False)]))
+    packed = bytearray(pack_piece(frame))
+    for version, group in ((3, 2), (4, 1)):
+        with pytest.raises(BadFrame) as error:
+            unpack_piece(bytes(packed), version, of_group(group), place_of(version, of_group(group)))
+        assert error.value.kind == "corrupt"
+    packed[data.draw(st.integers(0, len(packed) - 1))] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(BadFrame):
+        unpack_piece(bytes(packed), 3, of_group(1), place_of(3, of_group(1)))
+
+
+@pytest.mark.parametrize(
+    ("widths", "items", "columns"), [(12, 1, 9), (-1, 1, 9), (0, 0, 9), (0, 2, 9), (0, 1 << 16, 9), (0, 1, 6)]
+)
+def test_a_piece_that_is_no_text_is_refused(widths: int, items: int, columns: int) -> None:
+    """With a right checksum, as a peer could make it on purpose."""
+    import zlib
+
+    from sglang_seer.draft.bus.pieces import Piece
+
+    group = of_group(1)
+    body = msgspec.msgpack.encode(Piece(4, widths, items, b"\0" * columns))
+    check = zlib.crc32(body, place_of(3, group)).to_bytes(4, "little")
+    with pytest.raises(BadFrame, match="items"):
+        unpack_piece(bytes([PROTOCOL]) + check + body, 3, group, place_of(3, group))
+
+
+def test_a_piece_of_another_protocol_is_named() -> None:
+    ((_, frame),) = group_texts(3, 4, stacked([(1, 2, 3, [4, 5], False)]))
+    with pytest.raises(BadFrame, match="protocol 1, this engine speaks") as error:
+        unpack_piece(b"\x01" + pack_piece(frame)[1:], 3, of_group(1), place_of(3, of_group(1)))
+    assert error.value.kind == "protocol"

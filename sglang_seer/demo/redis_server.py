@@ -13,9 +13,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from sglang_seer.demo.buses import REDIS_PROGRAMS as PROGRAMS
 from sglang_seer.demo.servers import pick_port
 
-PROGRAMS = ("redis-server", "valkey-server")
 START_TIMEOUT_S = 10.0
 
 

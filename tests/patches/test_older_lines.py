@@ -1,0 +1,253 @@
+"""Every supported SGLang line with Seer, each in an environment of its own: samples are those of the line without Seer.
+
+What these tests see is kept in `seen_lines.json`, which the table in README.md is made from. After a change of what a
+line can do: `SGLANG_SEER_WRITE_TABLE=1 ./run test tests/patches/test_older_lines.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_seer.patches import lines
+from tests.cpu_platform.cpu_lines import EnvironmentUnavailable, line_python
+from tests.cpu_platform.engines import Answers, Batch, EngineHost, tokens
+from tests.reasoner import REASONER, reasoner_prompts
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEN = Path(__file__).with_name("seen_lines.json")
+# Version of a line -> its environment's name; None is this one.
+ENVIRONMENTS = {"0.5.23": None, "0.5.15.post1": "0.5.15", "0.5.12": "0.5.12"}
+LOGPROB_TOLERANCE = 1e-5
+GROUPS, SAMPLES = 2, 4
+
+PROMPTS = reasoner_prompts()[:: 24 // GROUPS]
+
+
+def rollout(limit: int = 120, more: dict[str, Any] | None = None, **sampling: Any) -> Batch:
+    """Each sample is a request with its own seed."""
+    return Batch(
+        [prompt for prompt in PROMPTS for _ in range(SAMPLES)],
+        [
+            {"temperature": 1.0, "max_new_tokens": limit, "sampling_seed": 1000 * group + sample, **sampling}
+            for group in range(GROUPS)
+            for sample in range(SAMPLES)
+        ],
+        more or {},
+    )
+
+
+# Those without filters first: a finished request with a filter can still be in the next one's batch, which changes
+# the noise of stock SGLang's samples.
+ROLLOUTS = {
+    "seeded": rollout(),
+    "log-probabilities": rollout(more={"return_logprob": True, "top_logprobs_num": 3}, temperature=0.7),
+    "stop strings": rollout(stop=["Then", "makes"]),
+    "top-p": rollout(top_p=0.9),
+    "greedy": rollout(temperature=0.0),
+}
+ENGINE = {
+    "model_path": str(REASONER / "model"),
+    "enable_deterministic_inference": True,
+    "dtype": "float32",
+    # Fewer than there are samples, in a pool that they fill: requests wait, yield and are retracted.
+    "max_running_requests": 5,
+    "max_total_tokens": 600,
+    "schedule_conservativeness": 0.1,
+    "log_level": "warning",
+}
+# SGLang then finds no plugin at all; the platform is active by now.
+WITHOUT_PLUGINS = "import os; os.environ['SGLANG_PLUGINS'] = 'none'"
+# What the launcher does with a command line.
+COMMAND_LINE = f"""
+import argparse
+from sglang.srt.plugins import load_plugins
+from sglang.srt.server_args import ServerArgs
+load_plugins()
+parser = argparse.ArgumentParser()
+ServerArgs.add_cli_args(parser)
+words = ["--model-path", {str(REASONER / "model")!r}, "--scheduler-policy", "seer", "--seer-config"]
+made = ServerArgs.from_cli_args(parser.parse_args([*words, '{{"draft_nodes": 4}}']))
+assert (made.schedule_policy, made.speculative_algorithm, made.speculative_num_draft_tokens) == ("seer", "SEER", 5)
+made = ServerArgs.from_cli_args(parser.parse_args(["--model-path", made.model_path, "--schedule-policy", "lpm"]))
+assert (made.schedule_policy, made.speculative_algorithm) == ("lpm", None)
+"""
+# Draws a node's token with the noise of the next position.
+WRONG_NOISE = """
+import sglang_seer.verify.walk as walk
+draw = walk.draw
+walk.draw = lambda logits, rows, positions: draw(logits, rows, positions + 1)
+"""
+CARELESS = {"overflow_risk": 0.99, "chunk_tokens": 32}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """seer: options, None for stock."""
+
+    seer: dict[str, Any] | None
+    arguments: dict[str, Any]
+    before: str = ""
+
+
+MODES = {
+    "stock": Mode(None, {}, WITHOUT_PLUGINS),
+    "scheduling": Mode({"speculation": False, **CARELESS}, {}),
+    "drafts": Mode(CARELESS, {}, COMMAND_LINE),
+    "drafts, no overlap": Mode(CARELESS, {"disable_overlap_schedule": True}),
+    "token bus": Mode({"bus": "ipc://FOLDER/bus"}, {}),
+    "wrong noise": Mode({}, {}, WRONG_NOISE),
+}
+COLUMNS = ("scheduling", "drafts", "drafts, no overlap", "token bus")
+
+
+@dataclass(frozen=True)
+class Run:
+    """answers: by rollout; empty if the engine was refused. status: Seer's own. refused: why, or nothing."""
+
+    answers: dict[str, list[dict[str, Any]]]
+    status: dict[str, Any] | None
+    refused: str = ""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Run]]:
+    """`run(line, mode)`; each engine runs once."""
+    plugin = tmp_path_factory.mktemp("plugin")
+    # What this checkout tells SGLang's plugin loader, for environments that it is not installed in.
+    (entry_points,) = (file for file in distribution("sglang-seer").files or () if file.name == "entry_points.txt")
+    metadata = Path(str(entry_points.locate())).parent
+    (plugin / metadata.name).symlink_to(metadata)
+    paths = [str(plugin), str(ROOT), str(ROOT / "cpu_platform")]
+    environment = {"SGLANG_PLATFORM": "seer_cpu", "PYTHONPATH": os.pathsep.join(paths)}
+    runs: dict[tuple[str, str], Run] = {}
+    with ExitStack() as stack:
+        hosts: dict[str, EngineHost] = {}
+
+        def once(line: str, mode: str) -> Run:
+            if line not in hosts:
+                name = ENVIRONMENTS[line]
+                try:
+                    python = sys.executable if name is None else line_python(name)
+                except EnvironmentUnavailable as error:
+                    pytest.skip(f"no environment with SGLang {line}: {error}")
+                folder = tmp_path_factory.mktemp("line")
+                hosts[line] = stack.enter_context(EngineHost(python, folder, environment))
+            if (line, mode) not in runs:
+                runs[line, mode] = run_engine(hosts[line], MODES[mode], tmp_path_factory)
+            return runs[line, mode]
+
+        yield once
+
+
+def run_engine(host: EngineHost, mode: Mode, folders: pytest.TempPathFactory) -> Run:
+    arguments = {**ENGINE, **mode.arguments}
+    if mode.seer is not None:
+        options = json.dumps(mode.seer).replace("FOLDER", str(folders.mktemp("bus")))
+        arguments |= {"schedule_policy": "seer", "seer_config": options}
+    try:
+        answers: Answers = host.run(arguments, list(ROLLOUTS.values()), mutant=mode.before)
+    except AssertionError as error:
+        reasons = [line for line in str(error).splitlines() if "wanted" in line or "refuses to start" in line]
+        if not reasons:
+            raise
+        return Run({}, None, reasons[-1])
+    return Run(dict(zip(ROLLOUTS, answers, strict=True)), host.last_status())
+
+
+def differences(seen: Run, wanted: Run) -> list[str]:
+    """Rollouts whose samples are not those wanted, and in what."""
+    found = []
+    for name, theirs in wanted.answers.items():
+        ours = seen.answers[name]
+        if tokens(ours) != tokens(theirs):
+            found.append(f"{name}: tokens")
+            continue
+        for key in ("text", "finish_reason", "output_token_logprobs", "output_top_logprobs"):
+            pairs = [(part(mine, key), part(stocks, key)) for mine, stocks in zip(ours, theirs, strict=True)]
+            if not all(mine == pytest.approx(stocks, abs=LOGPROB_TOLERANCE) for mine, stocks in pairs):
+                found.append(f"{name}: {key}")
+    return found
+
+
+def part(answer: dict[str, Any], key: str) -> Any:
+    """A part of an answer, numbers in one list; the names of tokens are left out, as their numbers are there."""
+    value = answer[key] if key in answer else answer["meta_info"].get(key)
+    if key == "output_top_logprobs" and value is not None:
+        value = [entry for entries in value for entry in entries]
+    if key.endswith("logprobs") and value is not None:
+        return [number for entry in value for number in entry[:2]]
+    return value
+
+
+def outcome(run: Callable[[str, str], Run], line: str, mode: str) -> str:
+    """What the README's table says of a mode: exact, refused, or in what it differs."""
+    seen = run(line, mode)
+    if seen.refused:
+        return "refused"
+    return ", ".join(differences(seen, run(line, "stock"))) or "exact"
+
+
+@pytest.mark.parametrize("mode", COLUMNS)
+@pytest.mark.parametrize("line", ENVIRONMENTS)
+def test_samples_are_those_of_the_line(run: Callable[[str, str], Run], line: str, mode: str) -> None:
+    assert outcome(run, line, mode) in ("exact", "refused")
+
+
+@pytest.mark.parametrize("line", ENVIRONMENTS)
+def test_what_was_exact_was_on(run: Callable[[str, str], Run], line: str) -> None:
+    """Nothing is shown by equal samples of an engine that schedules, drafts and yields nothing."""
+    scheduling, drafts = run(line, "scheduling").status, run(line, "drafts").status
+    assert run(line, "stock").status is None
+    assert scheduling is not None and scheduling["parts"] == ["scheduling"]
+    assert drafts is not None and drafts["parts"] == ["scheduling", "speculation"]
+    for status in (scheduling, drafts):
+        assert status["sglang_version"] == line
+        for counter in ("ordered", "finished", "yields", "yields_resumed"):
+            assert status["counters"].get(counter, 0) > 0, counter
+    assert drafts["counters"]["drafted"] > 0 and drafts["calls"]["verify"] > 0
+
+
+def test_a_refusal_says_what_to_do(run: Callable[[str, str], Run]) -> None:
+    assert '{"speculation": false}' in run("0.5.12", "drafts, no overlap").refused
+    for line in ("0.5.12", "0.5.15.post1"):
+        assert "wanted inproc:" in run(line, "token bus").refused
+
+
+@pytest.mark.parametrize("line", ["0.5.15.post1", "0.5.12"])
+def test_a_verifier_with_the_wrong_noise_is_caught(run: Callable[[str, str], Run], line: str) -> None:
+    """Negative control: seeded samples differ, greedy ones have no noise."""
+    found = differences(run(line, "wrong noise"), run(line, "stock"))
+    assert {"seeded: tokens", "top-p: tokens"} <= set(found)
+    assert not [what for what in found if what.startswith("greedy")]
+
+
+def table(seen: dict[str, dict[str, str]]) -> str:
+    """The table in README.md."""
+    rows = [f"| {line} | " + " | ".join(said[column] for column in COLUMNS) + " |" for line, said in seen.items()]
+    head = ["| SGLang | " + " | ".join(COLUMNS) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
+    return "\n".join([*head, *rows])
+
+
+def test_every_supported_line_is_in_the_table() -> None:
+    assert list(json.loads(SEEN.read_text())) == list(lines.SUPPORTED) == list(ENVIRONMENTS)
+
+
+def test_the_table_says_what_was_seen(run: Callable[[str, str], Run]) -> None:
+    seen = {line: {mode: outcome(run, line, mode) for mode in COLUMNS} for line in ENVIRONMENTS}
+    if os.environ.get("SGLANG_SEER_WRITE_TABLE") == "1":
+        SEEN.write_text(json.dumps(seen, indent=2) + "\n")
+    assert json.loads(SEEN.read_text()) == seen
+
+
+def test_the_readme_has_the_table() -> None:
+    assert table(json.loads(SEEN.read_text())) in (ROOT / "README.md").read_text()

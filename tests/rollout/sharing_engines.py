@@ -1,0 +1,105 @@
+"""Engines that share a KV store, and rollouts on them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from sglang_seer.demo.servers import ServerPlan, pick_port, serve
+from sglang_seer.rollout import Chunk, Prompt, RolloutConfig, RolloutController, Sample
+from sglang_seer.schedule.placement import PlacementRules
+from tests.rollout.conftest import COMMON_FLAGS, START_TIMEOUT_S
+from tests.rollout.real_engines import REQUEST_TIMEOUT_S, RealEngine
+
+Answers = dict[tuple[str, int], dict[str, Any]]
+PAGE = 16
+CHUNK_TOKENS = 48
+# More than enough, also on a machine that does much else.
+STORE_S = 1.0
+# Chunks move whenever one engine has more to do than the other.
+RESTLESS = PlacementRules(balance_spread=0)
+_versions = itertools.count()
+
+
+@contextmanager
+def sharing_engines(
+    folder: Path, backend: str, options: Mapping[str, Any], environment: Mapping[str, str]
+) -> Iterator[list[RealEngine]]:
+    """Two, with Seer's policy, that share the store which `backend` and `options` name."""
+    extra = json.dumps({"prefetch_threshold": PAGE, **options})
+    flags = (
+        *COMMON_FLAGS,
+        *("--scheduler-policy", "seer", "--page-size", str(PAGE), "--enable-hierarchical-cache"),
+        *("--hicache-storage-backend", backend, "--hicache-storage-backend-extra-config", extra),
+        *("--hicache-write-policy", "write_through"),
+    )
+    variables = {"SGLANG_PLATFORM": "seer_cpu", "HF_HUB_OFFLINE": "1", **environment}
+    with ExitStack() as stack:
+        plans = [
+            ServerPlan(label=f"{backend}-{name}", port=pick_port(None), flags=flags, environment=variables)
+            for name in ("a", "b")
+        ]
+        engines = [RealEngine(stack.enter_context(serve(plan, folder))) for plan in plans]
+        for engine in engines:
+            engine.server.wait_until_ready(START_TIMEOUT_S)
+        yield engines
+
+
+def prompts(problems: Sequence[list[int]], *, samples: int = 4) -> list[Prompt]:
+    sampling = {"temperature": 1.0, "max_new_tokens": 200, "ignore_eos": True}
+    return [
+        Prompt(group=f"s{number}", input_ids=ids, samples=samples, sampling=sampling, seed=6)
+        for number, ids in enumerate(problems)
+    ]
+
+
+def fresh_version() -> str:
+    """A version that no KV is kept under."""
+    return f"test-{next(_versions)}"
+
+
+async def shared(
+    engines: Sequence[RealEngine],
+    wanted: Sequence[Prompt],
+    *,
+    version: str,
+    disturb: Callable[[RolloutController], Awaitable[None]] | None = None,
+) -> tuple[list[Sample], RolloutController]:
+    """A rollout on both, with KV shared under the weights of that version."""
+    config = RolloutConfig(
+        chunk_tokens=CHUNK_TOKENS, logprobs=True, poll_s=0.2, shared_kv=True, store_s=STORE_S, placement=RESTLESS
+    )
+    async with RolloutController([engine.url for engine in engines], config=config) as rollout:
+        rollout.new_weights(version)
+        task = asyncio.create_task(disturb(rollout)) if disturb is not None else None
+        samples = [sample async for sample in rollout.samples(wanted)]
+        if task is not None:
+            await task
+        assert rollout.counts.broken == {}
+        return samples, rollout
+
+
+def moved(samples: Sequence[Sample]) -> list[Chunk]:
+    """Chunks that went on on another engine than the one before them."""
+    return [after for sample in samples for before, after in pairwise(sample.chunks) if before.engine != after.engine]
+
+
+def computed_again(chunk: Chunk) -> int:
+    """Tokens of its input that were in no cache."""
+    return chunk.input_tokens - chunk.cached_tokens
+
+
+async def forget(engines: Sequence[RealEngine]) -> None:
+    """Empties the engines' own caches, once nothing is on its way to the store any more."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)) as session:
+        for engine in engines:
+            async with session.post(engine.url + "/flush_cache", params={"timeout": "60"}) as response:
+                assert response.status == 200, await response.text()
