@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sglang.srt.entrypoints import http_server
@@ -14,15 +14,7 @@ def prepare() -> None:
     load_plugins()
 
 
-def repair_server_info(states: list[dict[str, Any]]) -> None:
-    """After the start. A launcher may have handed SGLang another record for what its scheduler said; /server_info
-    then fails. states: of the engine's schedulers, as /server_info has them."""
+def mend_scheduler_info(mend: Callable[[Any], Mapping[str, Any]]) -> None:
+    """After the start: what a launcher handed SGLang as the scheduler's word, made what /server_info can tell."""
     state = http_server.get_global_state()
-    state.scheduler_info = repaired(state.scheduler_info, states)
-
-
-def repaired(scheduler_info: Any, states: list[dict[str, Any]]) -> Mapping[str, Any]:
-    """What /server_info adds to the server's arguments."""
-    if isinstance(scheduler_info, Mapping):
-        return scheduler_info
-    return {"max_total_num_tokens": int(states[0]["memory_usage"]["token_capacity"])}
+    state.scheduler_info = mend(state.scheduler_info)

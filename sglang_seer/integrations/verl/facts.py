@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,14 @@ def seer_of(info: Mapping[str, Any]) -> str:
     if not status or status["mode"] == OFF:
         return OFF
     return f"{status['mode']}: {', '.join(status['parts']) or 'nothing active'}"
+
+
+def mended(scheduler_info: Any, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What /server_info adds to the server's arguments: veRL 0.9.1 takes another of the results of SGLang 0.5.12's
+    start for it, with which the call fails. states: of the schedulers."""
+    if isinstance(scheduler_info, Mapping):
+        return scheduler_info
+    return {"max_total_num_tokens": int(states[0]["memory_usage"]["token_capacity"])}
 
 
 async def ask(address: str) -> Facts:

@@ -13,7 +13,7 @@ from verl.workers.rollout.sglang_rollout.async_sglang_server import SGLangHttpSe
 
 from sglang_seer.config import mode_from_environment
 from sglang_seer.engine import hosted
-from sglang_seer.integrations.verl.facts import OFF, seer_of
+from sglang_seer.integrations.verl.facts import OFF, mended, seer_of
 
 logger = logging.getLogger("sglang_seer")
 
@@ -27,8 +27,7 @@ class SeerHttpServer(SGLangHttpServer):  # type: ignore[misc]
         if self.node_rank > 0:
             return
         states = await self.tokenizer_manager.get_internal_state()
-        # veRL 0.9.1 takes another of the results of SGLang 0.5.12's start for what the scheduler said.
-        hosted.repair_server_info(states)
+        hosted.mend_scheduler_info(lambda seen: mended(seen, states))
         seer = seer_of({"internal_states": states})
         if seer == OFF:
             raise RuntimeError(

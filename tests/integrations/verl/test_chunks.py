@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sglang_seer.integrations.verl.chunks import Lengths, group_of_prompt, limit_of, part_of, read
+from sglang_seer.integrations.verl.facts import OFF, mended, seer_of
 from sglang_seer.integrations.verl.trajectory import Trajectory, current, trajectory_of, within
 from sglang_seer.integrations.verl.versions import config_reasons, version_reasons
 
@@ -110,3 +111,16 @@ def test_settings_that_do_not_fit() -> None:
         "rollout.disaggregation.enabled",
         "rollout.mtp.enable_rollout",
     ]
+
+
+def test_server_info_is_mended_only_where_it_is_broken() -> None:
+    states = [{"memory_usage": {"token_capacity": 6144}}]
+    assert mended(object(), states) == {"max_total_num_tokens": 6144}
+    assert mended({"max_total_num_tokens": 7}, states) == {"max_total_num_tokens": 7}
+
+
+def test_how_seer_runs_on_a_server() -> None:
+    status = {"mode": "on", "parts": ["scheduling", "speculation"]}
+    assert seer_of({"internal_states": [{"sglang_seer": status}]}) == "on: scheduling, speculation"
+    assert seer_of({"internal_states": [{"sglang_seer": {"mode": "off", "parts": []}}]}) == OFF
+    assert seer_of({"internal_states": [{}]}) == seer_of({}) == OFF
