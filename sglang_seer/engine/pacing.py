@@ -109,8 +109,8 @@ class Pacer:
             )
             proposal = proposal.select(allocation.keep)
             width = int(allocation.counts.max())
-            if self._padded:
-                width = next(captured for captured in self._captured if captured >= width)
+        if self._padded:
+            width = next(captured for captured in self._captured if captured >= width)
         STATUS.counters[f"steps_of_width_{width}"] += 1
         self._running = (batch, batch * (1 + width), context, self._clock())
         return proposal, width
