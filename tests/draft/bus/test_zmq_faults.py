@@ -15,6 +15,7 @@ import zmq
 
 from sglang_seer.demo.servers import pick_port
 from sglang_seer.draft.bus import BusError, share_text
+from sglang_seer.draft.bus.wire import PROTOCOL
 from tests.draft.bus.members import GROUP, Member, until
 
 Joined = Callable[..., Member]
@@ -76,8 +77,16 @@ def test_an_address_that_cannot_be_used(joined: Joined, tmp_path: Path, caplog: 
     assert "drafting goes on from local text" in caplog.text
 
 
-@pytest.mark.parametrize("message", [b"", b"nonsense", b"x" * (2 << 20)])
-def test_what_strangers_send_does_no_harm(joined: Joined, tmp_path: Path, message: bytes) -> None:
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        (b"", "corrupt"),
+        (b"nonsense", "protocol"),
+        (bytes([PROTOCOL]) + b"nonsense", "corrupt"),
+        (b"x" * (2 << 20), None),  # ZeroMQ itself turns it away
+    ],
+)
+def test_what_strangers_send_does_no_harm(joined: Joined, tmp_path: Path, message: bytes, kind: str | None) -> None:
     url = f"ipc://{tmp_path}/bus"
     writer = joined(url)
     (socket,) = (tmp_path / "bus").glob("*.sock")
@@ -90,7 +99,7 @@ def test_what_strangers_send_does_no_harm(joined: Joined, tmp_path: Path, messag
     reader.shared.subscribe([GROUP])
     writer.write(GROUP, 1, 0, [1])
     until(reader.has(GROUP, 1, [1]))
-    if len(message) < 1 << 20:  # ZeroMQ itself turns away longer ones
-        until(lambda: writer.status("dropped_messages") == {"corrupt": 3})
+    if kind is not None:
+        until(lambda: writer.status("dropped_messages") == {kind: 3})
     stranger.close(linger=0)
     context.term()
