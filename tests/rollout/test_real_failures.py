@@ -17,6 +17,7 @@ from tests.rollout.real_engines import RealEngine, assert_equal, unchunked
 
 CHUNK_TOKENS = 64
 STREAM_TOKENS = 8
+RESTART_TIMEOUT_S = 240.0
 
 
 def prompts(problems: list[list[int]], *, samples: int = 6) -> list[Prompt]:
@@ -101,9 +102,11 @@ async def test_a_killed_engine_that_comes_back_with_an_empty_cache(
 
 
 async def test_a_killed_engine_beside_another(
-    engines: dict[str, RealEngine], problems: list[list[int]], undisturbed: dict[tuple[str, int], Any]
+    engines: dict[str, RealEngine],
+    problems: list[list[int]],
+    undisturbed: dict[tuple[str, int], Any],
+    restart: Callable[[str], None],
 ) -> None:
-    """Last of this file: it stays dead."""
     stock, seer = engines["stock"].url, engines["seer"]
     killed_s = 0.0
 
@@ -114,7 +117,12 @@ async def test_a_killed_engine_beside_another(
         seer.kill()
         await until(lambda: seer.url not in rollout.buffer.up)
 
-    samples, rollout = await run([stock, seer.url], prompts(problems[:3]), kill)
+    try:
+        samples, rollout = await run([stock, seer.url], prompts(problems[:3]), kill)
+    finally:
+        # Other tests want it.
+        restart("seer")
+        engines["seer"].server.wait_until_ready(RESTART_TIMEOUT_S)
     assert_equal(samples, undisturbed)
     assert rollout.counts.engines_lost == 1
     found = 0
