@@ -89,7 +89,7 @@ def test_real_engines_generate_the_record(tmp_path: Path, capsys: pytest.Capture
     kept = json.loads(file.read_text())
     value = {(row["system"], row["metric"]): row["value"] for row in kept["rows"]}
     assert {value[system, "samples_identical"] for system in ("fcfs", "ngram", "drop-in")} == {8}
-    assert value["ngram", "acceptance_length"] > 1.0 and value["drop-in", "acceptance_length"] > 1.2
+    assert value["ngram", "acceptance_length"] > 1.0 and value["drop-in", "acceptance_length"] > 1.0
     assert "Random weights" in kept["not_shown"]
 
 
