@@ -125,7 +125,8 @@ CLAIMS = (
         3.0,
         3.0,
         _count(QWEN, "seer", lambda outcome: outcome.migrated_tb),
-        "chunks are four times shorter here: with 8,192 tokens a quarter of it moves; which engine a chunk prefers matters little",
+        "chunks are four times shorter here: with 8,192 tokens a quarter of it moves; which engine a chunk prefers "
+        "matters little",
     ),
 )
 

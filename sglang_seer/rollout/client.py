@@ -13,6 +13,8 @@ SHORT_CALL_S = 10.0
 FLUSH_IDLE_S = 30.0
 # A store in a folder removes page after page.
 CLEAR_S = 120.0
+# SGLang closes connections that were idle for 5 s; a call sent at that moment would break.
+KEPT_ALIVE_S = 2.0
 SHOWN_CHARACTERS = 500
 
 
@@ -37,7 +39,7 @@ class EngineClient:
 
     async def __aenter__(self) -> "EngineClient":
         # A rollout keeps every request open at once and for long: no limit on connections, no total time limit.
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_ALIVE_S)
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
         return self
 

@@ -14,6 +14,8 @@ class StubEngine:
     def __init__(self, *, delay_s: float = 0.0, failing: tuple[int, ...] = (), dropping: tuple[int, ...] = ()) -> None:
         self.delay_s, self.failing, self.dropping = delay_s, failing, dropping
         self.bodies: list[dict[str, Any]] = []
+        # Of each call for the load: its connection's other end.
+        self.peers: list[Any] = []
         self.running = 0
         self.cancelled = 0
         self.answer: dict[str, Any] | None = None
@@ -47,6 +49,8 @@ class StubEngine:
         return web.json_response({"stub": True, "output_ids": [sample, 3], "meta_info": meta})
 
     async def loads(self, request: web.Request) -> web.Response:
+        assert request.transport is not None
+        self.peers.append(request.transport.get_extra_info("peername"))
         if self.broken_loads:
             return web.Response(status=500, text="the stub was told to fail")
         rank = {

@@ -1,9 +1,11 @@
 """The client against a stub; against the real engine it runs in tests/integrations/test_demo.py."""
 
+import asyncio
 import time
 
 import pytest
 
+from sglang_seer.rollout import client as client_module
 from sglang_seer.rollout.client import EngineClient, EngineError
 from sglang_seer.rollout.records import GenerateRequest
 from tests.rollout.stub_engine import StubEngine, serving
@@ -87,3 +89,15 @@ async def test_loads_are_summed_over_ranks() -> None:
 async def test_the_client_wants_to_be_entered() -> None:
     with pytest.raises(RuntimeError, match="async with"):
         await EngineClient("http://127.0.0.1:1").load()
+
+
+async def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its engine may be about to close it."""
+    monkeypatch.setattr(client_module, "KEPT_ALIVE_S", 0.2)
+    engine = StubEngine()
+    async with serving(engine) as url, EngineClient(url) as client:
+        await client.load()
+        await client.load()
+        await asyncio.sleep(0.6)
+        await client.load()
+    assert engine.peers[0] == engine.peers[1] != engine.peers[2]
