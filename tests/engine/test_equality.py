@@ -229,12 +229,12 @@ def test_without_siblings_nothing_is_gained(seer: Engine, prompts: list[list[int
 
     Nearly: the width of each step follows measured times.
     """
-    (asked,) = bodies(prompts[-3:-2], samples=1, limit=300)
-    counts = []
-    for _ in range(2):
-        seer.assert_idle_and_clean()
-        counts.append(seer.generate(asked)["meta_info"]["spec_verify_ct"])
-    assert counts[1] > 0.7 * counts[0]
+    counts = [0, 0]
+    for asked in bodies(prompts[-3:-2], samples=4, limit=300):
+        for number in range(2):
+            seer.assert_idle_and_clean()
+            counts[number] += seer.generate(asked)["meta_info"]["spec_verify_ct"]
+    assert counts[1] > 0.85 * counts[0]
 
 
 def test_a_verifier_with_the_wrong_noise_is_caught(
