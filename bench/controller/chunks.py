@@ -29,7 +29,7 @@ class Case:
         return f"{self.prompts * self.samples} responses of {self.limit:,} tokens, chunks of {self.chunk_tokens:,}"
 
 
-FULL = Case(prompts=4, samples=4, limit=3840, chunk_tokens=2048)
+FULL = Case(prompts=2, samples=2, limit=3840, chunk_tokens=2048)
 QUICK = Case(prompts=2, samples=2, limit=96, chunk_tokens=48)
 
 
