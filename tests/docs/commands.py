@@ -5,6 +5,7 @@ A command that none of the rules takes fails the test that runs them.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -48,12 +49,28 @@ class Rule:
     why: str
     whole: bool = False
 
+    @property
+    def runs(self) -> bool:
+        """Needs the engine and the files of the pages."""
+        return self.run in (execute, execute_rollout)
+
     def takes(self, command: Command) -> bool:
         return (command.whole or not self.whole) and re.match(self.begins, " ".join(command.words)) is not None
 
 
 def execute(command: Command, place: Place) -> str:
     return place.run(command)
+
+
+def execute_rollout(command: Command, place: Place) -> None:
+    """That it ends with status 0 is not all: every sample is there."""
+    place.run(command)
+    words = command.words
+    wanted = len((place.folder / "prompts.jsonl").read_text().splitlines()) * int(words[words.index("--n") + 1])
+    lines = (place.folder / words[words.index("--out") + 1]).read_text().splitlines()
+    samples = [json.loads(line) for line in lines]
+    assert len(samples) == wanted
+    assert all(sample["text"] and sample["finish_reason"] in ("stop", "length") for sample in samples)
 
 
 def check_arguments(command: Command, place: Place) -> None:
@@ -185,7 +202,7 @@ RUNS = "is run"
 MINUTES = "takes minutes: its parser takes the arguments; tests/bench runs the short form of each benchmark"
 PACKAGE = r"\S*python -m sglang_seer "
 RULES = (
-    Rule(PACKAGE + "rollout (?!.*[.]{3})", execute, RUNS, whole=True),
+    Rule(PACKAGE + "rollout (?!.*[.]{3})", execute_rollout, RUNS, whole=True),
     Rule(PACKAGE + "report ", execute, RUNS, whole=True),
     Rule(PACKAGE + "simulate ", execute, RUNS, whole=True),
     Rule("python -m sglang_seer bench tables --check", execute, RUNS, whole=True),
