@@ -216,7 +216,7 @@ RULES = (
     Rule("mooncake_(master|client) ", check_mooncake, "tests/rollout runs a master; here its help has the options"),
     Rule(r"python examples/\S+\.py", check_script, "trains for minutes: the script's help has the options"),
     Rule(r"\./run\.sh$", check_recipe, "trains on GPUs: bash reads the script"),
-    Rule(r"pytest bench/micro$", check_path, "measures for minutes"),
+    Rule(r"pytest bench/micro( |$)", check_path, "measures for minutes"),
     Rule(r"export SGLANG_PLATFORM=", check_setting, "the fixture's engine runs with it"),
 )
 LAUNCH = re.compile(r"(python -m sglang\.launch_server|sglang serve) ")
