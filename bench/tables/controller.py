@@ -1,4 +1,4 @@
-"""The controller: what a load costs it, and how soon it recovers from an engine's death."""
+"""The controller: what a load costs it, what chunks cost, and how soon it recovers from an engine's death."""
 
 from __future__ import annotations
 
@@ -31,6 +31,25 @@ def load(results: Results) -> str:
 
 def recovery(results: Results) -> str:
     return _table(results, RECOVERY)
+
+
+def chunks(results: Results) -> str:
+    case = results.rows[0]["case"]
+    lines = [
+        [
+            name,
+            *(
+                _number(value, unit)
+                for value in (results.value(system, case, metric), *results.range(system, case, metric))
+            ),
+        ]
+        for name, system, metric, unit in (
+            ("whole responses", "whole", "seconds", "s"),
+            ("in chunks", "chunks", "seconds", "s"),
+            ("chunks over whole", "chunks", "overhead", "%"),
+        )
+    ]
+    return grid([case, "median", "lowest", "highest"], lines)
 
 
 def _table(results: Results, names: Mapping[str, str]) -> str:
