@@ -23,6 +23,14 @@ RECOVERY = {
     "requests": "requests that the killed engine had",
     "again_tokens": "most tokens of a request computed again",
 }
+CHUNKS = (
+    ("whole responses", "whole", "seconds", "s"),
+    ("in chunks", "chunks", "seconds", "s"),
+    ("chunks over whole", "chunks", "overhead", "%"),
+    ("whole responses, CPU time of the engine", "whole", "cpu_seconds", "s"),
+    ("in chunks, CPU time", "chunks", "cpu_seconds", "s"),
+    ("chunks over whole, CPU time", "chunks", "cpu_overhead", "%"),
+)
 
 
 def load(results: Results) -> str:
@@ -35,20 +43,10 @@ def recovery(results: Results) -> str:
 
 def chunks(results: Results) -> str:
     case = results.rows[0]["case"]
-    lines = [
-        [
-            name,
-            *(
-                _number(value, unit)
-                for value in (results.value(system, case, metric), *results.range(system, case, metric))
-            ),
-        ]
-        for name, system, metric, unit in (
-            ("whole responses", "whole", "seconds", "s"),
-            ("in chunks", "chunks", "seconds", "s"),
-            ("chunks over whole", "chunks", "overhead", "%"),
-        )
-    ]
+    lines = []
+    for name, system, metric, unit in CHUNKS:
+        values = (results.value(system, case, metric), *results.range(system, case, metric))
+        lines.append([name, *(_number(value, unit) for value in values)])
     return grid([case, "median", "lowest", "highest"], lines)
 
 
