@@ -66,11 +66,11 @@ def test_benchmarks_say_that_they_are_elsewhere(environment: Environment) -> Non
 
 
 def test_the_demo_says_what_it_lacks(environment: Environment) -> None:
-    """Its model and its prompts are of the repository, too."""
+    """Its model and its prompts are in the repository."""
     done = environment.run("-m", "sglang_seer", "demo")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert "wanted a folder with a model" in done.stderr
+    assert "the demo's own prompts need a checkout" in done.stderr
 
 
 def test_an_engine_runs_with_it(environment: Environment) -> None:
