@@ -61,6 +61,7 @@ class Prediction:
 
     observed_s: float
     observed_tail_s: float
+    observed_retractions: int
     model_error: float
     outcomes: dict[str, Outcome]
     draft_tokens: dict[int, float]
@@ -122,6 +123,7 @@ def predict(record: Record, window: Window) -> Prediction | str:
     return Prediction(
         observed_s=seconds,
         observed_tail_s=tail_s,
+        observed_retractions=sum(response.retractions for response in window.responses),
         model_error=whole[stock].seconds / seconds - 1.0,
         outcomes={name: _outcome(name, stock, whole, drawn) for name in policies},
         draft_tokens=draft_tokens,

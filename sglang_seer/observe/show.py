@@ -116,8 +116,9 @@ def _observed_lines(found: Mapping[str, Any]) -> list[str]:
 
 def _predicted_lines(prediction: Mapping[str, Any]) -> list[str]:
     outcomes = prediction["outcomes"]
-    rows = [("", "seconds", "tail s", "retractions", "throughput", "tail")]
-    rows.append(("observed", f"{prediction['observed_s']:.2f}", f"{prediction['observed_tail_s']:.2f}", "", "", ""))
+    observed = [f"{prediction[name]:.2f}" for name in ("observed_s", "observed_tail_s")]
+    rows: list[tuple[str, ...]] = [("", "seconds", "tail s", "retractions", "throughput / stock", "tail / stock")]
+    rows.append(("observed", *observed, str(prediction["observed_retractions"]), "", ""))
     for name, one in outcomes.items():
         stock = name not in NAMES
         rows.append(
