@@ -74,9 +74,16 @@ def engines(results: Results) -> str:
             results.ranged(bus, case, "acceptance", ".2f"),
             results.ranged(bus, case, "step_ms", ".2f"),
             results.ranged(bus, case, "step_over_none", ".3f"),
+            results.ranged(bus, case, "step_cpu_over_none", ".3f"),
             "yes" if results.value(bus, case, "same_samples") else "no",
         ]
         for bus in found
     ]
-    columns = ["acceptance, all nodes verified", "ms a step, nothing drafted", "over nothing shared", "same samples"]
+    columns = [
+        "acceptance, all nodes verified",
+        "ms a step, nothing drafted",
+        "over nothing shared",
+        "CPU time of a step, over nothing shared",
+        "same samples",
+    ]
     return grid([case, *columns], lines)
