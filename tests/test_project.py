@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PURE = ("context", "schedule", "draft", "verify", "sim")
+PURE = ("context", "schedule", "draft", "verify", "sim", "observe")
 HTTP = {"aiohttp", "fastapi", "http", "httpx", "requests", "socketserver", "urllib.request", "uvicorn"}
 ENGINE_SIDE = {f"sglang_seer.{room}" for room in ("engine", "integrations", "kernels", "patches", "plugin", "rollout")}
 FRAMEWORKS = {"verl", "slime"}

@@ -113,3 +113,14 @@ def test_the_list_names_each_json_and_its_command(capsys: pytest.CaptureFixture[
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == list(TABLES)
     assert all("bench/results/" in line and re.search(r": (python|\./run|pytest) ", line) for line in lines)
+
+
+def test_a_partial_rollout_is_said_to_return_shorter_samples(tmp_path: Path, repository: Path) -> None:
+    kept = json.loads((repository / "bench/results/rollout_crowded_cpu.json").read_text())
+    for row in kept["rows"]:
+        row["system"] = {"drop-in": "partial"}.get(row["system"], row["system"])
+    length = {"bench": "rollout", "system": "partial", "case": "crowded", "metric": "mean_length_over_fcfs"}
+    kept["rows"].append({**length, "value": 0.62, "unit": "1", "spread": None})
+    (tmp_path / "rollout_crowded_cpu.json").write_text(json.dumps(kept))
+    (line,) = (line for line in command.render("crowded", tmp_path).splitlines() if "partial rollout" in line)
+    assert "(samples 0.62 times as long)" in line and "384 of 384" not in line
