@@ -18,7 +18,7 @@ _PARTS: dict[str, type[PlacementRules | Rules]] = {"placement": PlacementRules, 
 class RolloutConfig:
     """chunk_tokens: most tokens of a chunk. stream_tokens: an engine sends what it has after so many; what it had sent
     when it died is kept. 0: a quarter of the chunk.
-    logprobs: of every output token. return_text: needs a tokenizer.
+    logprobs: of every output token.
     buffer_requests: prompts are taken from their source while fewer requests are unfinished. undelivered_samples: no
     new chunks while so many finished samples wait for the caller.
     one_weight_version: a sample that meets other weights than it began with starts again.
@@ -26,13 +26,16 @@ class RolloutConfig:
     takes KV of other weights from it.
     store_s: with shared_kv, how long what a chunk left takes to reach the store: a chunk that moves starts no earlier.
     poll_s: between looks at an engine. router_s: between looks at a router's workers. silent_s: an engine with chunks
-    that sends nothing for so long is asked for its health. health_s: and has so long to answer. no_engine_s: the
-    rollout fails when no engine was up for so long.
-    strikes: answers in a row that were none, after which an engine rests for backoff_s, twice as long each time.
+    that sends nothing for so long is asked for its health. health_s: and has so long to answer. connect_s: and to take
+    a connection. stalled_s: a chunk in which nothing came for so long is broken off and goes on elsewhere.
+    no_engine_s: the rollout fails when no engine was up for so long.
+    strikes: answers in a row that were none, after which an engine rests. backoff_s: for so long, and twice as long
+    each time. most_backoff_s: but no longer.
     fruitless: chunks in a row without a token, after which a sample ends as an error.
     max_running: chunks on one engine at a time; None: what the engine says.
     overflow_risk: chance, with each chunk that starts, that its engine's KV pool overflows before the chunks there end;
     0 only starts what fits for sure.
+    placement: which engine takes a chunk. rules: the order of the buffer. Each is an object with keys of its own.
     """
 
     chunk_tokens: int = 2048
