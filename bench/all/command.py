@@ -19,7 +19,14 @@ PACKAGES = ("sglang-seer", "sglang", "sglang-seer-cpu", "torch", "numpy")
 HOUR_S = 3600.0
 WITH_QUICK = {"bus", "controller", "draft", "sim"}
 WITH_DATA = {"bus", "draft", "lengths"}
-# Benchmarks by name, with what they are run with here. `bench gpu` has what wants a GPU.
+# Commands of `bench` that are none of these, with the reason.
+ELSEWHERE = {
+    "all": "it runs the others",
+    "gpu": "it wants a GPU",
+    "soak": "it runs for as long as it is told",
+    "tables": "it measures nothing",
+}
+# Benchmarks by name, with what they are run with here.
 PLAN = {
     "lengths": ("length models against what is still to come", ()),
     "sim": ("the paper's tables on simulated clusters", ()),

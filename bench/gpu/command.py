@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from bench.gpu import plan
-from bench.jobs import carry_out, chosen, outcome_table
+from bench.jobs import Job, carry_out, chosen, outcome_table
 from bench.rows import ROOT, header
 
 PACKAGES = ("sglang-seer", "sglang", "sglang-kernel", "torch", "triton", "transformers", "numpy")
@@ -75,7 +75,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _jobs(options: argparse.Namespace) -> list[plan.Job]:
+def _jobs(options: argparse.Namespace) -> list[Job]:
     if options.quick_cpu:
         return plan.quick_cpu()
     try:

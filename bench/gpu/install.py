@@ -125,7 +125,7 @@ def install(folder: Path, target: Path) -> list[str]:
         if done.returncode != 0:
             raise PackError(f"{' '.join(command[:4])} ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
         shutil.copytree(work / "tree", target, dirs_exist_ok=True)
-    return notes + manifest["conflicts"]
+    return [*notes, *manifest["conflicts"]]
 
 
 def installer() -> list[str]:

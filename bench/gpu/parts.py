@@ -32,7 +32,7 @@ def split(archive: Path, folder: Path, part_bytes: int = PART_BYTES) -> list[dic
     """
     if part_bytes < 1:
         raise ValueError(f"part: wanted at least 1 byte, saw {part_bytes}")
-    parts = []
+    parts: list[dict[str, Any]] = []
     with archive.open("rb") as file:
         while content := file.read(part_bytes):
             path = folder / f"{archive.name}.{len(parts):03d}"

@@ -135,7 +135,7 @@ def _measure(
 
 def _tokens(options: argparse.Namespace) -> int:
     """Of a response: so many rounds of all widths, and some while the last requests are still prefilled."""
-    return (options.rounds * 4 + 1) * engine.HOLD
+    return (int(options.rounds) * 4 + 1) * engine.HOLD
 
 
 async def _cells(
