@@ -32,6 +32,10 @@ class Results:
     def value(self, system: str, case: str, metric: str) -> float:
         return float(self.row(system, case, metric)["value"])
 
+    def range(self, system: str, case: str, metric: str) -> tuple[float, float]:
+        """Lowest and highest of the repetitions."""
+        return lowest_and_highest(self.row(system, case, metric))
+
     def ranged(self, system: str, case: str, metric: str, form: str) -> str:
         """The median, with the lowest and the highest in brackets where they differ from it."""
         row = self.row(system, case, metric)

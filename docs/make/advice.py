@@ -37,6 +37,7 @@ ROLLOUT = {
     "most_backoff_s": "hardly ever",
     "fruitless": "hardly ever",
     "max_running": "to hold back on engines that others use, too",
+    "gc_objects": "0, where the program around the controller sets the collector itself",
     "overflow_risk": "0, if no engine shall ever retract; more where the pool is small against the limit",
     "placement": "see its keys below",
     "rules": "see its keys below",
