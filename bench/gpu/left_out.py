@@ -9,8 +9,9 @@ _GRAMMARS = "grammars: engines run with --grammar-backend none"
 
 # Projects, normalised names.
 PROJECTS: dict[str, str] = {
-    "flashinfer-cubin": "FlashInfer: engines run with --attention-backend triton --sampling-backend pytorch",
-    "flashinfer-python": "FlashInfer: engines run with --attention-backend triton --sampling-backend pytorch",
+    # FlashInfer itself stays: SGLang's sampler imports it on CUDA whatever the backends are.
+    "flashinfer-cubin": "FlashInfer's kernels: engines run with --attention-backend triton --sampling-backend pytorch",
+    "nvidia-cudnn-frontend": "FlashInfer's kernels: engines run with --attention-backend triton",
     "flash-attn-4": "FlashAttention: engines run with --attention-backend triton",
     "quack-kernels": "FlashAttention: engines run with --attention-backend triton",
     "nvidia-cutlass-dsl": "FlashAttention: engines run with --attention-backend triton",
@@ -20,10 +21,8 @@ PROJECTS: dict[str, str] = {
     "sgl-deep-gemm": _OTHER_MODELS,
     "nvidia-mathdx": _OTHER_MODELS,
     "torchao": _OTHER_MODELS,
-    "gguf": _OTHER_MODELS,
     "mistral-common": _OTHER_MODELS,
     "timm": _MEDIA,
-    "soundfile": _MEDIA,
     "torchcodec": _MEDIA,
     "anthropic": _SERVICE,
     "cuda-python": _SERVICE,
@@ -35,6 +34,8 @@ PROJECTS: dict[str, str] = {
     "outlines": _GRAMMARS,
     "xgrammar": _GRAMMARS,
 }
+# What came with one of these, and SGLang imports itself.
+BROUGHT_NONETHELESS = ("dill",)
 # Files of projects that are brought: shell patterns of a wheel's members.
 FILES: dict[str, dict[str, str]] = {
     "sglang-kernel": {

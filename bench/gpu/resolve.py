@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tomllib
 
+from bench.gpu.left_out import BROUGHT_NONETHELESS
 from bench.rows import ROOT
 from bench.tools import find_uv
 
@@ -43,7 +44,8 @@ class Host:
 def requirements(sglang: str, brought: Iterable[str], root: Path = ROOT) -> list[str]:
     """What is resolved: that SGLang, what pyproject.toml names, what the suite imports, and what is asked for."""
     named = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
-    return [f"sglang=={sglang}", *(one for one in named if not one.startswith("sglang")), *SUITE, *brought]
+    ours = [one for one in named if not one.startswith("sglang")]
+    return [f"sglang=={sglang}", *ours, *SUITE, *BROUGHT_NONETHELESS, *brought]
 
 
 def lock(wanted: Sequence[str], dropped: Iterable[str], host: Host) -> list[str]:
