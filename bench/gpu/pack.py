@@ -32,6 +32,8 @@ from bench.rows import COMMIT_FILE, ROOT, commit
 TREE = ("bench", "examples/tiny_reasoner")
 LINES = ("0.5.15.post1", "0.5.12", "0.5.23")
 ARCHIVE = "pack.tar.xz"
+# Whatever a wheel wants: another one would be for another CUDA.
+HOST_ONLY = ("torch", "triton", "nvidia-", "cuda-")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     total = sum(part["bytes"] for part in manifest["parts"])
     print(f"{len(manifest['wheels'])} wheels, {len(manifest['parts'])} parts, {total / 1e6:.1f} MB in {options.out}")
     for conflict in manifest["conflicts"]:
-        print(f"pack: note: {conflict}; --bring NAME==VERSION brings another one")
+        print(f"pack: note: {conflict}")
     print(f"on the host: python3 {options.out.name}/install.py --target DIR")
     return 0
 
@@ -99,13 +101,11 @@ def had(lines: Sequence[str]) -> dict[str, str | None]:
 
 def pack(options: argparse.Namespace, host: Host, work: Path) -> dict[str, Any]:
     """Resolves, downloads, prunes and writes everything; returns the manifest."""
-    wanted = requirements(options.sglang, options.bring)
-    pins = lock(wanted, [*options.have, *left_out.PROJECTS], host)
-    _say(f"{len(pins)} projects")
     fetched, ready = work / "fetched", work / "wheels"
     fetched.mkdir()
     ready.mkdir()
-    wheels = [*download(pins, host, fetched), *build(host, fetched)]
+    have, wheels = _fetch(options, host, fetched)
+    wheels += build(host, fetched)
     made = []
     for wheel in wheels:
         patterns = left_out.FILES.get(project_of(wheel), {})
@@ -126,9 +126,9 @@ def pack(options: argparse.Namespace, host: Host, work: Path) -> dict[str, Any]:
         "python": host.python,
         "sglang": options.sglang,
         "commit": commit(),
-        "have": options.have,
-        "needed": sorted(needed & set(options.have)),
-        "conflicts": conflicts(packed, options.have, host.python),
+        "have": have,
+        "needed": sorted(needed & set(have)),
+        "conflicts": [text for texts in conflicts(packed, have, host.python).values() for text in texts],
         "left_out": left_out.PROJECTS,
         "wheels": made,
         "parts": split(work / ARCHIVE, options.out, options.part_bytes),
@@ -136,6 +136,27 @@ def pack(options: argparse.Namespace, host: Host, work: Path) -> dict[str, Any]:
     (options.out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     shutil.copy(Path(__file__).with_name("install.py"), options.out)
     return manifest
+
+
+def _fetch(options: argparse.Namespace, host: Host, folder: Path) -> tuple[dict[str, str | None], list[Path]]:
+    """What of the host's is used, and the wheels beside it.
+
+    Where a wheel wants another version than the host's, one that fits is brought, which may want others again. What
+    goes with CUDA stays the host's.
+    """
+    have = dict(options.have)
+    wanted = requirements(options.sglang, options.bring)
+    while True:
+        pins = lock(wanted, [*have, *left_out.PROJECTS], host)
+        _say(f"{len(pins)} projects")
+        wheels = download(pins, host, folder)
+        found = conflicts(wheels, have, host.python)
+        brought = [name for name in found if not name.startswith(HOST_ONLY)]
+        if not brought:
+            return have, wheels
+        for name in brought:
+            _say(f"{name} is brought: {'; '.join(found[name])}")
+            del have[name]
 
 
 def _tree(folder: Path) -> Path:

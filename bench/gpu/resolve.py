@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tomllib
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from bench.gpu.left_out import BROUGHT_NONETHELESS
 from bench.rows import ROOT
@@ -62,13 +64,26 @@ def lock(wanted: Sequence[str], dropped: Iterable[str], host: Host) -> list[str]
 
 
 def download(pins: Sequence[str], host: Host, folder: Path) -> list[Path]:
-    """The wheels, in `folder`. Raises ValueError where one cannot be had."""
+    """The wheels, in `folder`, where nothing else stays. Raises ValueError where one cannot be had."""
     platforms = [word for name in host.pip_platforms for word in ("--platform", name)]
     _uv(
         *("tool", "run", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)),
         *("--python-version", host.python, "--implementation", "cp", *platforms, *pins),
     )
+    for path in folder.glob("*.whl"):
+        # Of an earlier set of pins.
+        if not is_pinned(path, pins):
+            path.unlink()
     return sorted(folder.glob("*.whl"))
+
+
+def is_pinned(wheel: Path, pins: Sequence[str]) -> bool:
+    """Whether one of `name==version` is this wheel."""
+    name, version, *_ = parse_wheel_filename(wheel.name)
+    return any(
+        (one := Requirement(pin)).specifier.contains(version, prereleases=True) and canonicalize_name(one.name) == name
+        for pin in pins
+    )
 
 
 def build(host: Host, folder: Path, root: Path = ROOT) -> list[Path]:

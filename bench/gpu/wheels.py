@@ -33,16 +33,19 @@ def requirements_of(wheel: Path, python: str) -> list[Requirement]:
     return [one for one in wanted if one.marker is None or one.marker.evaluate(environment)]
 
 
-def conflicts(wheels: Sequence[Path], have: Mapping[str, str | None], python: str) -> list[str]:
-    """Requirements of the wheels that the host's own versions do not meet. have: None where the version is unknown."""
-    return [
-        f"{project_of(wheel)} wants {wanted}, the host has {have[name]}"
-        for wheel in wheels
-        for wanted in requirements_of(wheel, python)
-        if (name := canonicalize_name(wanted.name)) in have
-        and have[name] is not None
-        and not wanted.specifier.contains(str(have[name]), prereleases=True)
-    ]
+def conflicts(wheels: Sequence[Path], have: Mapping[str, str | None], python: str) -> dict[str, list[str]]:
+    """By name, requirements of the wheels that the host's own versions do not meet.
+
+    have: None where the version is unknown.
+    """
+    found: dict[str, list[str]] = {}
+    for wheel in wheels:
+        for wanted in requirements_of(wheel, python):
+            name = canonicalize_name(wanted.name)
+            seen = have.get(name)
+            if seen is not None and not wanted.specifier.contains(seen, prereleases=True):
+                found.setdefault(name, []).append(f"{project_of(wheel)} wants {wanted}, the host has {seen}")
+    return found
 
 
 def pruned(wheel: Path, folder: Path, unwanted: Sequence[str] = ()) -> tuple[Path, dict[str, int]]:

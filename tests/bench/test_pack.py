@@ -83,12 +83,33 @@ def test_what_cannot_be_pruned_is_told(kernels: Path, tmp_path: Path) -> None:
 
 
 def test_requirements_that_the_host_does_not_meet(kernels: Path) -> None:
-    assert conflicts([kernels], {"numpy": "1.26.4", "extra-thing": "1"}, "3.12") == []
-    assert conflicts([kernels], {"numpy": "2.5.2"}, "3.12") == [
-        'big-kernels wants numpy<2; python_version > "3", the host has 2.5.2'
-    ]
+    assert conflicts([kernels], {"numpy": "1.26.4", "extra-thing": "1"}, "3.12") == {}
+    assert conflicts([kernels], {"numpy": "2.5.2"}, "3.12") == {
+        "numpy": ['big-kernels wants numpy<2; python_version > "3", the host has 2.5.2']
+    }
     # Nothing is known of it.
-    assert conflicts([kernels], {"numpy": None}, "3.12") == []
+    assert conflicts([kernels], {"numpy": None}, "3.12") == {}
+
+
+def test_another_version_is_brought_where_the_host_has_none_that_fits(
+    kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what that one wants in turn; what goes with CUDA stays the host's."""
+    older = wheel(tmp_path, "numpy-1.9", {"numpy.py": b""}, ("six==1.0", "torch<2"))
+    asked: list[set[str]] = []
+
+    def lock(_wanted: list[str], dropped: list[str], _host: resolve.Host) -> list[str]:
+        asked.append(set(dropped) & {"numpy", "six", "torch"})
+        return []
+
+    monkeypatch.setattr(pack, "lock", lock)
+    monkeypatch.setattr(pack, "download", lambda *_: [kernels, *([older] if len(asked) > 1 else [])])
+    options = pack._parse(
+        ["--out", str(tmp_path), "--have", "torch==2.11.0", "--have", "numpy==2.5.2", "--have", "six==2.0"]
+    )
+    have, wheels = pack._fetch(options, resolve.Host(python="3.12", glibc=34), tmp_path)
+    assert (have, wheels) == ({"torch": "2.11.0"}, [kernels, older])
+    assert asked == [{"numpy", "six", "torch"}, {"six", "torch"}, {"torch"}]
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(1000, [1000]), (1001, [1000, 1]), (2500, [1000, 1000, 500])])
@@ -210,6 +231,11 @@ def test_bad_arguments(argv: list[str], said: str, tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit, match="2"):
         pack.main(["--out", str(tmp_path), *argv])
     assert said in capsys.readouterr().err
+
+
+def test_wheels_of_other_pins_are_told_apart() -> None:
+    wheels = [Path(f"Big_Kernels-{version}-py3-none-any.whl") for version in ("1.2", "1.3.post1")]
+    assert [resolve.is_pinned(one, ["a==1.2", "big-kernels==1.3.post1"]) for one in wheels] == [False, True]
 
 
 def test_what_is_resolved(repository: Path) -> None:
