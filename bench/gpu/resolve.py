@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -109,6 +108,4 @@ def _uv(*words: str) -> str:
     done = subprocess.run([*uv, *words], capture_output=True, text=True, cwd=tempfile.gettempdir())
     if done.returncode != 0:
         raise ValueError(f"uv {' '.join(words[:3])} ended with {done.returncode}: {done.stderr.strip()[-1500:]}")
-    if done.stderr.strip():
-        print(done.stderr.strip()[-500:], file=sys.stderr)
     return done.stdout

@@ -112,6 +112,6 @@ def test_all_on_a_small_part(
     monkeypatch.setattr(command, "PLAN", {"lengths": ("lengths", SMALL.argv[1:])})
     assert command.main(["--json", str(tmp_path / "all.json")]) == 0
     assert (tmp_path / "all" / "lengths.json").exists()
-    assert "| lengths | " in capsys.readouterr().out
+    assert "| lengths   |  done |" in capsys.readouterr().out
     assert command.main(["--json", str(tmp_path / "all.json")]) == 0
     assert "kept" in capsys.readouterr().out
