@@ -32,17 +32,12 @@ def test_a_leak_is_seen_through_noise() -> None:
 
 
 def test_only_processes_that_were_there_all_the_time_are_judged() -> None:
-    sizes = {"stays": 100.0, "killed": 100.0}
-    memory = Memory(lambda: sizes)
-    memory.look()
-    since_s = memory.looks["stays"][0][0]
-    del sizes["killed"]
-    for _ in range(LEAST_LOOKS):
-        memory.look()
-    memory.looks["started later"] = [(look[0] + 9, look[1]) for look in memory.looks["stays"]]
-    found = memory.growth(since_s)
-    assert [one.process for one in found] == ["stays"]
-    assert memory.growth(since_s + 1e6) == []
+    memory = Memory(dict)
+    spans = {"stays": range(20), "killed": range(12), "started later": range(8, 20)}
+    memory.looks = {process: [(float(second), 100.0) for second in span] for process, span in spans.items()}
+    assert [one.process for one in memory.growth(5.0)] == ["stays"]
+    assert len(memory.growth(20.0 - LEAST_LOOKS)) == 2
+    assert memory.growth(21.0 - LEAST_LOOKS) == []
 
 
 async def test_memory_is_watched_until_it_is_cancelled() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import distribution
@@ -161,13 +161,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Run]]:
     """`run(line, mode)`; each engine runs once."""
-    plugin = tmp_path_factory.mktemp("plugin")
-    # What this checkout tells SGLang's plugin loader, for environments that it is not installed in.
-    (entry_points,) = (file for file in distribution("sglang-seer").files or () if file.name == "entry_points.txt")
-    metadata = Path(str(entry_points.locate())).parent
-    (plugin / metadata.name).symlink_to(metadata)
-    paths = [str(plugin), str(ROOT), str(ROOT / "cpu_platform")]
-    environment = {"SGLANG_PLATFORM": "seer_cpu", "PYTHONPATH": os.pathsep.join(paths)}
+    environment = environment_with_seer(tmp_path_factory.mktemp("plugin"))
     runs: dict[tuple[str, str], Run] = {}
     with ExitStack() as stack:
         hosts: dict[str, EngineHost] = {}
@@ -188,19 +182,31 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str
         yield once
 
 
-def run_engine(host: EngineHost, mode: Mode, folders: pytest.TempPathFactory) -> Run:
+def environment_with_seer(folder: Path, *before: str) -> dict[str, str]:
+    """Of an engine on the CPU platform where Seer is not installed. before: paths that come first."""
+    # What this checkout tells SGLang's plugin loader.
+    (entry_points,) = (file for file in distribution("sglang-seer").files or () if file.name == "entry_points.txt")
+    metadata = Path(str(entry_points.locate())).parent
+    (folder / metadata.name).symlink_to(metadata)
+    paths = [*before, str(folder), str(ROOT), str(ROOT / "cpu_platform")]
+    return {"SGLANG_PLATFORM": "seer_cpu", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run_engine(
+    host: EngineHost, mode: Mode, folders: pytest.TempPathFactory, rollouts: Mapping[str, Batch] = ROLLOUTS
+) -> Run:
     arguments = {**ENGINE, **mode.arguments}
     if mode.seer is not None:
         options = json.dumps(mode.seer).replace("FOLDER", str(folders.mktemp("bus")))
         arguments |= {"schedule_policy": "seer", "seer_config": options}
     try:
-        answers: Answers = host.run(arguments, list(ROLLOUTS.values()), mutant=mode.before, early=mode.early)
+        answers: Answers = host.run(arguments, list(rollouts.values()), mutant=mode.before, early=mode.early)
     except AssertionError as error:
         reasons = [line for line in str(error).splitlines() if "wanted" in line or "refuses to start" in line]
         if not reasons:
             raise
         return Run({}, None, reasons[-1])
-    return Run(dict(zip(ROLLOUTS, answers, strict=True)), host.last_status())
+    return Run(dict(zip(rollouts, answers, strict=True)), host.last_status())
 
 
 def differences(seen: Run, wanted: Run) -> list[str]:
