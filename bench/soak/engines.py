@@ -69,24 +69,24 @@ class Fleet:
         self._folder, self._stack, self._pool, self._running = folder, stack, pool, running
         self.weights = weights
         self.version = next(iter(weights))
-        self.starts = 0
+        self._started: list[Server] = []
         self._ports = [pick_port(None) for _ in range(ENGINES)]
         self.servers = [self._start(number) for number in range(ENGINES)]
 
     def _start(self, number: int) -> Server:
-        self.starts += 1
         flags = (
             *shared_flags(self.weights[self.version], kv_tokens=self._pool, max_running=self._running),
             *("--weight-version", self.version, "--sleep-on-idle"),
             *("--scheduler-policy", "seer", "--seer-config", json.dumps({"bus": f"ipc://{self._folder}/bus"})),
         )
         plan = ServerPlan(
-            label=f"engine-{number}-{self.starts}",
+            label=f"engine-{number}-{len(self._started) + 1}",
             port=self._ports[number],
             flags=flags,
             environment={**shared_environment(), **STRICT},
         )
-        return self._stack.enter_context(serve(plan, self._folder))
+        self._started.append(self._stack.enter_context(serve(plan, self._folder)))
+        return self._started[-1]
 
     @property
     def urls(self) -> list[str]:
@@ -108,6 +108,15 @@ class Fleet:
         for server in self.servers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found[server.plan.label] = rss_mib(server)
+        return found
+
+    def alive(self) -> list[str]:
+        """Engines of which a process lives, by their starts."""
+        found = []
+        for server in self._started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.process.pid, 0)
+                found.append(server.plan.label)
         return found
 
     def meeting(self) -> list[str]:

@@ -81,8 +81,9 @@ def soak(minutes: float, seed: int, work: Work = Work()) -> Outcome:
             if (left := me.num_fds() - files) > SPARE_FILES:
                 seen.faults.append(f"the controller left {left} open files, wanted at most {SPARE_FILES}")
             seen.faults += engines.faults()
-    if folder.exists():
-        seen.faults.append(f"{folder} is left")
+        # Stopped by now, all that ever ran.
+        if alive := engines.alive():
+            seen.faults.append(f"processes of {', '.join(alive)} are left")
     seen.minutes = (time.monotonic() - began_s) / 60
     return seen
 
