@@ -76,7 +76,7 @@ class Fleet:
     def _start(self, number: int) -> Server:
         flags = (
             *shared_flags(self.weights[self.version], kv_tokens=self._pool, max_running=self._running),
-            *("--weight-version", self.version, "--sleep-on-idle"),
+            *("--weight-version", self.version, "--tokenizer-path", str(MODEL), "--sleep-on-idle"),
             *("--scheduler-policy", "seer", "--seer-config", json.dumps({"bus": f"ipc://{self._folder}/bus"})),
         )
         plan = ServerPlan(
