@@ -22,7 +22,7 @@ import psutil  # type: ignore[import-untyped]
 from bench.controller.cpu_engines import Tokens, check_equal, prompts, tokens_of
 from bench.reality.engines import START_TIMEOUT_S
 from bench.soak.engines import ENGINES, Fleet, fleet, status_of
-from bench.soak.memory import MIB, Growth, Memory, leaks
+from bench.soak.memory import LEAST_LOOKS, LOOK_S, MIB, Growth, Memory, leaks
 from sglang_seer.rollout import Prompt, RolloutConfig, RolloutController, Sample
 from sglang_seer.rollout.timing import run
 
@@ -77,7 +77,7 @@ def soak(minutes: float, seed: int, work: Work = Work()) -> Outcome:
             for server in engines.servers:
                 server.wait_until_ready(START_TIMEOUT_S)
             files = me.num_fds()
-            seen = run(_Soak(engines, work, random.Random(seed), began_s + 60 * minutes).run())
+            seen = run(_Soak(engines, work, random.Random(seed), began_s, minutes).run())
             if (left := me.num_fds() - files) > SPARE_FILES:
                 seen.faults.append(f"the controller left {left} open files, wanted at most {SPARE_FILES}")
             seen.faults += engines.faults()
@@ -89,8 +89,9 @@ def soak(minutes: float, seed: int, work: Work = Work()) -> Outcome:
 
 
 class _Soak:
-    def __init__(self, engines: Fleet, work: Work, chance: random.Random, end_s: float) -> None:
-        self.engines, self.work, self.chance, self.end_s = engines, work, chance, end_s
+    def __init__(self, engines: Fleet, work: Work, chance: random.Random, began_s: float, minutes: float) -> None:
+        self.engines, self.work, self.chance = engines, work, chance
+        self.began_s, self.end_s = began_s, began_s + 60 * minutes
         self.seen = Outcome()
         me = psutil.Process()
         self.memory = Memory(lambda: {"controller": me.memory_info().rss / MIB, **engines.rss_mib()})
@@ -110,6 +111,7 @@ class _Soak:
                 self.wanted[version] = tokens_of(samples)
             if len({str(sorted(one.items())) for one in self.wanted.values()}) < len(self.wanted):
                 raise ValueError("both checkpoints give the same samples: an update would not be seen")
+            self._say("both checkpoints have their samples")
             watch = asyncio.create_task(self.memory.watch())
             try:
                 calm_s = await self._disturbed(rollout)
@@ -135,7 +137,9 @@ class _Soak:
 
     async def _calm(self, rollout: RolloutController) -> None:
         since = self.seen.rollouts
-        while self.seen.rollouts < since + 2 or time.monotonic() < self.end_s:
+        # Long enough for a line through the looks.
+        end_s = max(self.end_s, time.monotonic() + 2 * LEAST_LOOKS * LOOK_S)
+        while time.monotonic() < end_s:
             if self.seen.rollouts % UPDATE_EVERY == 0 or self.seen.rollouts == since:
                 await self._update(rollout, self._other_version())
             await self._checked(rollout, ())
@@ -156,11 +160,14 @@ class _Soak:
         self.seen.tokens += sum(len(sample.output_ids) for sample in samples)
         broken = sum(chunk.end.startswith("connection") for sample in samples for chunk in sample.chunks)
         self.seen.broken_chunks += broken
-        print(f"soak: {what}: {len(samples)} samples as wanted, {broken} chunks broke off", file=sys.stderr, flush=True)
+        self._say(f"{what}: {len(samples)} samples as wanted, {broken} chunks broke off")
 
     async def _roll_out(self, rollout: RolloutController) -> list[Sample]:
         self.seen.rollouts += 1
         return [sample async for sample in rollout.samples(self._prompts())]
+
+    def _say(self, what: str) -> None:
+        print(f"soak: {time.monotonic() - self.began_s:,.0f} s: {what}", file=sys.stderr, flush=True)
 
     def _prompts(self) -> list[Prompt]:
         return prompts(self.work.prompts, samples=self.work.samples, limit=self.work.limit, seed=5)

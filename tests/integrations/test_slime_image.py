@@ -5,6 +5,7 @@ Its patches come with a checkout of slime: `./run test-slime CHECKOUT`.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ import pytest
 from sglang_seer.patches import lines
 from tests.cpu_platform.cpu_lines import line_python
 from tests.cpu_platform.engines import EngineHost
-from tests.integrations.slime_side import CHECKOUT
 from tests.patches.test_older_lines import MODES, ROLLOUTS, Run, differences, environment_with_seer, rollout, run_engine
 
+CHECKOUT = os.environ.get("SLIME_CHECKOUT")
 VERSION = "0.5.15.post1"
 # In the order of its Dockerfile.
 PATCHES = ("sglang.patch", "sglang-top_p.patch", "sglang-release_hicache.patch", "sglang-pull_weights.patch")
