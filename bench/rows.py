@@ -54,10 +54,17 @@ def write_json(path: Path, head: dict[str, Any], rows: Sequence[Row], **more: An
 
 
 def table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table under a title. Raises ValueError for a ragged line."""
+    return f"### {title}\n\n{grid(columns, lines)}\n"
+
+
+def grid(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table: the first column to the left, the others to the right. Raises ValueError for a ragged line."""
     for line in lines:
         if len(line) != len(columns):
-            raise ValueError(f"table {title!r}: wanted {len(columns)} cells a line, saw {len(line)}: {list(line)}")
+            raise ValueError(
+                f"table of {columns[0]!r}: wanted {len(columns)} cells a line, saw {len(line)}: {list(line)}"
+            )
     widths = [max(len(str(line[place])) for line in (columns, *lines)) for place in range(len(columns))]
 
     def render(cells: Sequence[str]) -> str:
@@ -65,7 +72,7 @@ def table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) ->
         return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
 
     rule = "|" + "|".join("-" * (width + 1) + (":" if place else "-") for place, width in enumerate(widths)) + "|"
-    return "\n".join([f"### {title}", "", render(columns), rule, *(render(line) for line in lines), ""])
+    return "\n".join([render(columns), rule, *map(render, lines)])
 
 
 def median_row(bench: str, system: str, case: str, metric: str, values: Sequence[float], unit: str) -> Row:

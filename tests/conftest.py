@@ -1,9 +1,10 @@
 """Fixtures of no room in particular."""
 
-import socket
 from pathlib import Path
 
 import pytest
+
+from sglang_seer.demo.servers import pick_port
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +16,4 @@ def repository() -> Path:
 @pytest.fixture
 def free_port() -> int:
     """A port that was free on the loopback address a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return pick_port(None)

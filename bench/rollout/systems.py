@@ -106,6 +106,10 @@ WORKLOADS = {
         what="the demo's rollout on two engines", engines=2, prompts=24, samples=8, limit=2048, running=16,
         chunk_tokens=512,
     ),
+    "training": Workload(
+        what="a step's rollout of examples/grpo_tiny on two engines", engines=2, prompts=16, samples=8, limit=2048,
+        running=16, chunk_tokens=512,
+    ),
     # SGLang reserves for the limit, and takes that back only where the limit is small against the pool. After a
     # retraction it reserves more, and less again over 600 steps; these samples are so much shorter than real ones.
     "crowded": Workload(

@@ -31,8 +31,6 @@ from steps import Step, figures
 from training import Course, train
 
 MODEL = EXAMPLE / "model"
-# While weights are updated the engines have nothing to do, and leave the cores to that.
-IDLE_FLAGS = ("--sleep-on-idle",)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -101,7 +99,7 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
     kv_tokens = args.kv_tokens or max(
         pool_tokens(requests[at : at + course.size], args.engines) for at in range(0, len(requests), course.size)
     )
-    shared = (*shared_flags(MODEL, kv_tokens=kv_tokens, max_running=args.max_running_requests), *IDLE_FLAGS)
+    shared = shared_flags(MODEL, kv_tokens=kv_tokens, max_running=args.max_running_requests)
     folder = Path(tempfile.mkdtemp(prefix="grpo-tiny-"))
     sides: dict[str, list[Step]] = {}
     for side in (stock, seer) if args.compare else (seer,):
@@ -117,7 +115,8 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
     print(f"picture: {args.picture}")
     if args.json is not None:
         settings = {**vars(args), "kv_tokens": kv_tokens, "flags": shared[2:], "flags_seer": seer.flags}
-        write(args.json, {**numbers, "settings": settings, "machine": machine(), "sides": sides})
+        command = f"python examples/grpo_tiny/run.py --steps {args.steps}{' --compare' * args.compare} --json FILE"
+        write(args.json, {**numbers, "command": command, "settings": settings, "machine": machine(), "sides": sides})
     if args.compare and numbers["steps_identical"] < numbers["steps"]:
         print(f"grpo_tiny: {numbers['steps'] - numbers['steps_identical']} steps differ", file=sys.stderr)
         return 1

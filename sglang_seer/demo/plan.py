@@ -67,7 +67,10 @@ def pool_tokens(requests: Sequence[GenerateRequest], engines: int) -> int:
 
 
 def shared_flags(model: Path, *, kv_tokens: int, max_running: int) -> tuple[str, ...]:
-    """Flags of both servers. Deterministic inference is what makes stock SGLang honour a request's seed."""
+    """Flags of both servers. Deterministic inference is what makes stock SGLang honour a request's seed.
+
+    An idle scheduler sleeps: it would take a core from the servers beside it.
+    """
     return (
         *("--model-path", str(model)),
         *("--dtype", "float32"),
@@ -76,6 +79,7 @@ def shared_flags(model: Path, *, kv_tokens: int, max_running: int) -> tuple[str,
         "--enable-deterministic-inference",
         "--skip-tokenizer-init",
         "--enable-metrics",
+        "--sleep-on-idle",
     )
 
 

@@ -1,6 +1,7 @@
 """Starts one SGLang server, waits until it serves, and always stops it."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -19,6 +20,9 @@ HOST = "127.0.0.1"
 HEALTH_POLL_S = 0.5
 STOP_TIMEOUT_S = 15.0
 SHOWN_LOG_LINES = 25
+# Below those that Linux gives to outgoing connections (32768 on): SGLang listens half a minute after its start, and no
+# connection may take the port meanwhile.
+PORTS = range(20000, 32768)
 # The last line of a traceback.
 RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 
@@ -50,14 +54,26 @@ class ServerPlan:
 
 def pick_port(wanted: int | None) -> int:
     """`wanted` if nobody listens there, or any free port. Raises ValueError for a port that is in use or is none."""
+    if wanted is not None:
+        _bind(wanted)
+        return wanted
+    for port in random.SystemRandom().sample(PORTS, 100):
+        try:
+            _bind(port)
+        except ValueError:
+            continue
+        return port
+    raise ValueError(f"wanted a free port on {HOST}; 100 from {PORTS.start} to {PORTS.stop - 1} are in use")
+
+
+def _bind(port: int) -> None:
     with socket.socket() as probe:
         # A port whose last server has just gone is free to SGLang as well.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, wanted or 0))
+            probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            raise ValueError(f"--port {wanted}: wanted a free port on {HOST}: {error}") from error
-        return int(probe.getsockname()[1])
+            raise ValueError(f"--port {port}: wanted a free port on {HOST}: {error}") from error
 
 
 def pick_ports(first: int | None, count: int) -> list[int]:

@@ -20,14 +20,7 @@ def table(figures: dict[str, Any], buses: Mapping[str, str] | None = None) -> st
 
     buses: what ways to share text are called, where the figures compare them.
     """
-    lines = [("", "stock", "Seer", "ratio")]
-    for name, key, shape, has_ratio in ROWS:
-        stock, seer = figures[key + "_stock"], figures[key]
-        ratio = f"{seer / stock:.2f}x" if has_ratio and stock else ""
-        lines.append((name, _cell(stock, shape), _cell(seer, shape), ratio))
-        if key == "acceptance_length":
-            for bus, length in figures.get("acceptance_by_bus", {}).items():
-                lines.append((f"  {(buses or {}).get(bus, bus)}", "", _cell(length, shape), ""))
+    lines = cells(figures, buses)
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     text = [
         f"{name:<{widths[0]}}  {stock:>{widths[1]}}  {seer:>{widths[2]}}  {ratio:>{widths[3]}}".rstrip()
@@ -38,6 +31,19 @@ def table(figures: dict[str, Any], buses: Mapping[str, str] | None = None) -> st
     for bus, count in figures.get("identical_by_bus", {}).items():
         text.append(f"  {(buses or {}).get(bus, bus)}: {count} of {figures['samples_total']}")
     return "\n".join(text)
+
+
+def cells(figures: dict[str, Any], buses: Mapping[str, str] | None = None) -> list[tuple[str, str, str, str]]:
+    """The table's lines: the figure's name, stock, Seer and their ratio; the head first."""
+    lines = [("", "stock", "Seer", "ratio")]
+    for name, key, shape, has_ratio in ROWS:
+        stock, seer = figures[key + "_stock"], figures[key]
+        ratio = f"{seer / stock:.2f}x" if has_ratio and stock else ""
+        lines.append((name, _cell(stock, shape), _cell(seer, shape), ratio))
+        if key == "acceptance_length":
+            for bus, length in figures.get("acceptance_by_bus", {}).items():
+                lines.append((f"  {(buses or {}).get(bus, bus)}", "", _cell(length, shape), ""))
+    return lines
 
 
 def _cell(value: float | None, shape: str) -> str:

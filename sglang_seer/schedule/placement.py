@@ -20,9 +20,10 @@ CACHE_GAP_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class PlacementRules:
-    """balance_spread: requests in flight by which engines may differ and still count as balanced. With few requests
-    balance_share of what an engine has on average, and one, counts instead, so that a small rollout is spread too;
-    math.inf is the paper's rule, the spread alone. cache_gap_tokens: cached elsewhere, and worth pulling from there."""
+    """balance_spread: requests in flight by which engines may differ and still count as balanced. balance_share: with
+    few requests this share of what an engine has on average, and one, counts instead, so that a small rollout is spread
+    too; math.inf is the paper's rule, the spread alone. cache_gap_tokens: cached elsewhere, and worth pulling from
+    there."""
 
     balance_spread: int = BALANCE_SPREAD
     balance_share: float = BALANCE_SHARE

@@ -150,8 +150,11 @@ class Engine:
         return info["internal_states"][0]["sglang_seer"]
 
     def assert_idle_and_clean(self) -> None:
-        """Nothing runs and no KV slot leaked: a flush succeeds only then, and SGLang's leak check ends the process."""
-        assert self.post("/flush_cache", {}).status_code == 200
+        """Nothing runs and no KV slot leaked: a flush succeeds only then, and SGLang's leak check ends the process.
+
+        The last answer comes before the scheduler has let go of its request, so the flush may wait.
+        """
+        assert self.post("/flush_cache?timeout=60", {}).status_code == 200
         self.server.check()
 
 

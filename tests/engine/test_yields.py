@@ -89,8 +89,7 @@ def test_samples_that_yielded_under_a_hierarchical_cache(
     for theirs, ours in zip(wanted, seen, strict=True):
         assert_same_logprobs(ours, theirs)
     # Once nothing is on its way to the store any more.
-    assert seer.post("/flush_cache?timeout=60", {}).status_code == 200
-    seer.server.check()
+    seer.assert_idle_and_clean()
     assert list((seer.server.log.parent / "kv").glob("*.bin"))
 
 

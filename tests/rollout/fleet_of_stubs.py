@@ -1,6 +1,7 @@
 """Stand-in engines and rollouts on them; a stand-in computes nothing, it speaks SGLang's protocol."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -106,7 +107,26 @@ async def as_long_as(needed: Callable[[], bool], taken: list[Prompt]) -> AsyncIt
         yield prompt
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits for a condition; the test's own time limit ends what never comes."""
+async def outlasted(
+    engines: list[Stub], disturb: Disturb, **options: Any
+) -> tuple[list[Sample], list[Prompt], RolloutController]:
+    """As `disturbed`, with new prompts for as long as `disturb` runs. Returns those, too."""
+    taken: list[Prompt] = []
+    async with RolloutController([engine.url for engine in engines], config=config(**options)) as controller:
+        task = asyncio.create_task(disturb(controller, engines))
+        try:
+            more = as_long_as(lambda: not task.done(), taken)
+            samples = [sample async for sample in controller.samples(more)]
+            await task
+        finally:
+            task.cancel()
+        assert_settled(controller)
+        return samples, taken, controller
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Waits for a condition. Raises AssertionError where it does not come: a test that waits for ever says nothing."""
+    started_s = time.monotonic()
     while not condition():
+        assert time.monotonic() - started_s < timeout_s, "what the test waits for did not come"
         await asyncio.sleep(0.005)

@@ -17,6 +17,7 @@ from tests.rollout.fleet_of_stubs import (
     assert_undisturbed,
     config,
     disturbed,
+    outlasted,
     prompts,
     stubs,
     until,
@@ -70,8 +71,8 @@ async def test_a_killed_engine_that_comes_back_is_used_again() -> None:
         await until(lambda: engines[0].seen.chunks > before)
 
     async with stubs(2, seconds_per_token=SLOW) as engines:
-        samples, _ = await disturbed(engines, prompts(30), restart)
-    assert_undisturbed(samples, prompts(30))
+        samples, taken, _ = await outlasted(engines, restart)
+    assert_undisturbed(samples, taken)
 
 
 async def test_the_only_engine_may_die_and_come_back() -> None:
@@ -113,8 +114,8 @@ async def test_a_fault_that_passes() -> None:
         await until(lambda: engines[0].seen.chunks > before)
 
     async with stubs(2, seconds_per_token=SLOW) as engines:
-        samples, _ = await disturbed(engines, prompts(40), break_and_mend)
-    assert_undisturbed(samples, prompts(40))
+        samples, taken, _ = await outlasted(engines, break_and_mend)
+    assert_undisturbed(samples, taken)
 
 
 async def test_silence_of_a_healthy_engine_is_no_fault() -> None:
@@ -152,8 +153,8 @@ async def test_engines_come_and_go() -> None:
                 await controller.remove_engine(present[0].url)
             assert present[0].seen.chunks == chunks
 
-        samples, _ = await disturbed(engines[:2], prompts(20), exchange)
-    assert_undisturbed(samples, prompts(20))
+        samples, taken, _ = await outlasted(engines[:2], exchange)
+    assert_undisturbed(samples, taken)
 
 
 async def test_an_engine_that_serves_another_model_is_not_taken_in() -> None:

@@ -1,0 +1,40 @@
+"""Rollouts of one workload: a system a line, stock SGLang first."""
+
+from __future__ import annotations
+
+from bench.rollout.systems import SYSTEMS
+from bench.rows import grid
+from bench.tables.results import Results
+
+COLUMNS = (
+    "medians (lowest to highest)",
+    "seconds",
+    "tokens/s",
+    "over fcfs",
+    "tail s",
+    "retracted",
+    "samples identical",
+)
+
+
+def table(results: Results) -> str:
+    lines = []
+    for system, case in dict.fromkeys((row["system"], row["case"]) for row in results.rows):
+
+        def shown(metric: str, form: str, system: str = system, case: str = case) -> str:
+            return results.ranged(system, case, metric, form)
+
+        identical, total = (results.value(system, case, f"samples_{which}") for which in ("identical", "total"))
+        lines.append(
+            [
+                SYSTEMS[system].what,
+                shown("seconds", ".1f"),
+                shown("throughput", ",.0f"),
+                shown("throughput_over_fcfs", ".2f"),
+                shown("tail_seconds", ".1f"),
+                shown("retractions", ",.0f"),
+                # SGLang's own speculative sampling draws other samples of the same distribution.
+                f"{identical:,.0f} of {total:,.0f}" if SYSTEMS[system].exact else "-",
+            ]
+        )
+    return grid(COLUMNS, lines)

@@ -1,0 +1,44 @@
+"""The tables: what each is made of. A new one is a line here and a function from Results to Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.tables import bus, controller, demo, draft, grpo, reality, rollout, sim
+from bench.tables.results import Results
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """file: of bench/results. command: makes it again."""
+
+    file: str
+    command: str
+    render: Callable[[Results], str]
+
+
+BENCH = "python -m sglang_seer bench"
+DRAFT = f"{BENCH} draft --data DIR --json FILE --plots DIR"
+BUS = f"{BENCH} bus --data DIR --json FILE"
+TABLES = {
+    "demo": Table("demo_cpu.json", "./run demo --compare-bus none ipc redis --json FILE", demo.table),
+    "crowded": Table(
+        "rollout_crowded_cpu.json",
+        f"{BENCH} rollout --workload crowded --systems fcfs,drop-in --json FILE",
+        rollout.table,
+    ),
+    "grpo": Table(
+        "grpo_tiny_cpu.json", "python examples/grpo_tiny/run.py --steps 20 --compare --json FILE", grpo.table
+    ),
+    "controller": Table("controller_cpu.json", f"{BENCH} controller --parts load --json FILE", controller.load),
+    "chunks": Table("chunks_cpu.json", f"{BENCH} controller --parts chunks --json FILE", controller.chunks),
+    "recovery": Table("recovery_cpu.json", f"{BENCH} controller --parts recovery --json FILE", controller.recovery),
+    "draft-acceptance": Table("draft_cpu.json", DRAFT, draft.acceptance),
+    "draft-cost": Table("draft_cpu.json", DRAFT, draft.cost),
+    "sim": Table("sim.json", f"{BENCH} sim --json FILE --plots DIR", sim.table),
+    "bus-acceptance": Table("bus_cpu.json", BUS, bus.acceptance),
+    "bus-load": Table("bus_cpu.json", BUS, bus.load),
+    "bus-engines": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines --json FILE", bus.engines),
+    "reality": Table("reality_cpu.json", f"{BENCH} reality --json FILE", reality.table),
+}
