@@ -15,6 +15,7 @@ from sglang.srt.managers import scheduler as scheduler_module
 from sglang_seer.config import SeerConfig, mode_from_environment, parse_config
 from sglang_seer.context import ContextLengths, LengthModel
 from sglang_seer.draft.budget import tail_priorities
+from sglang_seer.engine import takeover
 from sglang_seer.engine.admission import Admission, adder_class
 from sglang_seer.engine.launch import ALGORITHM, POLICY, STOCK_POLICY, config_of
 from sglang_seer.engine.metrics import Metrics, labels_of
@@ -80,7 +81,7 @@ def _config_of_scheduler(scheduler: Any) -> SeerConfig | None:
     if config.speculation and scheduler.spec_algorithm.is_none():
         reasons.append(
             "these server arguments were built without Seer and name no speculative algorithm: "
-            'set speculative_algorithm="SEER" in them, or {"speculation": false} in SGLANG_SEER_CONFIG'
+            f'set {takeover.hint()} in them, or {{"speculation": false}} in SGLANG_SEER_CONFIG'
         )
     if reasons:
         raise RuntimeError("sglang-seer refuses to start: " + "; ".join(reasons))

@@ -87,11 +87,11 @@ def from_cli_args(original: Callable[..., ServerArgs], *positional: Any) -> Serv
         config = activate(arguments, arguments.get("seer_config"))
     except ValueError as error:
         raise refuse([str(error)]) from None
-    return _marked(original(*positional), config)
+    return mark(original(*positional), config)
 
 
-def _marked(server_args: ServerArgs, config: SeerConfig | None) -> ServerArgs:
-    # Attributes that begin with an underscore travel with the record to the scheduler processes.
+def mark(server_args: ServerArgs, config: SeerConfig | None) -> ServerArgs:
+    """Put the config on the record; attributes that begin with an underscore travel to the scheduler processes."""
     if config is not None:
         server_args._seer_config = config
     return server_args
@@ -99,7 +99,7 @@ def _marked(server_args: ServerArgs, config: SeerConfig | None) -> ServerArgs:
 
 def _build_server_args(**arguments: Any) -> ServerArgs:
     config = activate(arguments, arguments.pop("seer_config", None))
-    return _marked(ServerArgs(**arguments), config)
+    return mark(ServerArgs(**arguments), config)
 
 
 def server_args_class() -> None:
