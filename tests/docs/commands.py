@@ -162,8 +162,17 @@ def check_help(program: list[str], words: Sequence[str]) -> None:
             assert re.search(rf"-{re.escape(option)}\b", said), f"{program}: its help has no --{option}"
 
 
+# Commands of the repository that are no part of `python -m sglang_seer`.
+MODULES = {"bench.gpu.pack": "bench.gpu.pack", "pack/install.py": "bench.gpu.install"}
+
+
+def check_module(command: Command, place: Place) -> None:
+    words = [word for word in command.words if word != "-m"]
+    check_parsed(import_module(MODULES[words[1]]).main, words[2:])
+
+
 def check_uv(command: Command, place: Place) -> None:
-    words = command.words
+    words = command.words if command.words[0] == "uv" else ["uv", *command.words]
     verbs = words[1:3] if words[1] == "pip" else words[1:2]
     check_help([sys.executable, "-m", "uv", *verbs], words)
 
@@ -207,7 +216,7 @@ def check_setting(command: Command, place: Place) -> None:
 
 RUNS = "is run"
 MINUTES = "takes minutes: its parser takes the arguments; tests/bench runs the short form of each benchmark"
-PACKAGE = r"\S*python -m sglang_seer "
+PACKAGE = r"\S*python3? -m sglang_seer "
 RULES = (
     Rule(PACKAGE + "rollout (?!.*[.]{3})", execute_rollout, RUNS, whole=True),
     Rule(PACKAGE + "report ", execute, RUNS, whole=True),
@@ -221,6 +230,9 @@ RULES = (
     Rule("pip install ", check_packages, "changes the environment: tests/release installs the built package"),
     Rule("uv ", check_uv, "makes an environment of 10 GB: uv knows the options"),
     Rule("mooncake_(master|client) ", check_mooncake, "tests/rollout runs a master; here its help has the options"),
+    Rule(r"python -m bench\.gpu\.pack ", check_module, "fetches wheels for minutes: its parser takes the arguments"),
+    Rule(r"python3 pack/install\.py ", check_module, "needs a pack: its parser takes the arguments"),
+    Rule(r"pip list --format=freeze$", check_uv, "of another machine: uv's pip has the same option"),
     Rule(r"python examples/\S+\.py", check_script, "trains for minutes: the script's help has the options"),
     Rule(r"\./run\.sh$", check_recipe, "trains on GPUs: bash reads the script"),
     Rule(r"pytest \S+", check_path, "measures for minutes: what it runs is there"),

@@ -13,7 +13,7 @@ FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)$")
 INLINE = re.compile(r"`([^`\n]+)`")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=")
 # Programs whose commands within a sentence are commands, too.
-PROGRAMS = {"python", "./run", "curl", "pip", "uv", "sglang", "pytest", "./run.sh"}
+PROGRAMS = {"python", "./run", "python3", "curl", "pip", "uv", "sglang", "pytest", "./run.sh"}
 # A block without a language holds commands, so that a forgotten one is not left out.
 SHELL = {"", "bash", "sh", "shell", "console"}
 # Output, and options of other programs' configurations.
