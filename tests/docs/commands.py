@@ -223,6 +223,7 @@ RULES = (
     Rule(PACKAGE + "simulate ", execute, RUNS, whole=True),
     Rule("python -m sglang_seer bench tables --check", execute, RUNS, whole=True),
     Rule("python -m sglang_seer doctor$", execute, RUNS),
+    Rule("python -m sglang_seer doctor --live http", execute, RUNS),
     Rule("curl (localhost:30000|ENGINE)/server_info", execute, RUNS),
     Rule(r"python examples/tiny_reasoner/prompts\.py ", execute, RUNS, whole=True),
     Rule(PACKAGE, check_arguments, MINUTES),
