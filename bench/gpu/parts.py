@@ -20,7 +20,7 @@ def write_archive(archive: Path, members: Iterable[tuple[Path, str]]) -> None:
         info.uname = info.gname = ""
         return info
 
-    with tarfile.open(archive, "w:xz", preset=6) as out:
+    with tarfile.open(archive, "w:xz", preset=2) as out:
         for path, name in sorted(members, key=lambda one: one[1]):
             out.add(path, name, recursive=False, filter=plain)
 

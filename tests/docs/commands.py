@@ -17,6 +17,7 @@ from pathlib import Path
 
 import tomllib
 
+from bench.gpu import install, pack
 from docs.make.__main__ import main as make_docs
 from docs.make.parsers import parsed, parser_of
 from sglang_seer import bench
@@ -205,6 +206,13 @@ def check_recipe(command: Command, place: Place) -> None:
         assert re.search(rf"\b{name}\b", script.read_text()), f"{script.name} does not use {name}"
 
 
+def check_pack(command: Command, place: Place) -> None:
+    """Of a pack for another machine: the parser of what makes it, or of what installs it, takes the arguments."""
+    words = command.words
+    main, given = (pack.main, words[3:]) if words[1] == "-m" else (install.main, words[2:])
+    check_parsed(main, given)
+
+
 def check_path(command: Command, place: Place) -> None:
     assert (ROOT / command.words[1]).exists(), f"{command.words[1]} is not there"
 
@@ -236,6 +244,11 @@ RULES = (
     Rule(r"pip list --format=freeze$", check_uv, "of another machine: uv's pip has the same option"),
     Rule(r"python examples/\S+\.py", check_script, "trains for minutes: the script's help has the options"),
     Rule(r"\./run\.sh$", check_recipe, "trains on GPUs: bash reads the script"),
+    Rule(
+        r"python (-m bench\.gpu\.pack|pack/install\.py) ",
+        check_pack,
+        "downloads a gigabyte, for another machine: the parser takes the arguments",
+    ),
     Rule(r"pytest \S+", check_path, "measures for minutes: what it runs is there"),
     Rule(r"export SGLANG_PLATFORM=", check_setting, "the fixture's engine runs with it"),
 )
