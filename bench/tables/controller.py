@@ -61,5 +61,5 @@ def _table(results: Results, names: Mapping[str, str]) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    shown = f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+    shown = f"{value:,.0f}" if value >= 100 or unit in ("requests", "tokens") else f"{value:#.3g}"
     return shown if unit in ("1", "1/s", "requests", "tokens", "cores") else f"{shown} {unit}"
