@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from bench.controller.cpu_engines import MODEL
 from bench.soak.memory import MIB
 from sglang_seer.demo.plan import shared_environment, shared_flags
-from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
+from sglang_seer.demo.servers import RAISED, Server, ServerPlan, pick_port, serve
 
 ENGINES = 2
 # Of SGLang's checks while it is idle and while it is busy, and of whatever else went wrong.
@@ -40,13 +40,16 @@ def checkpoints(folder: Path) -> dict[str, Path]:
 
 
 def faults_in(logs: Iterable[Path]) -> list[str]:
-    """Lines that tell of a leak in SGLang's pools or of an exception."""
-    return [
-        f"{log.name}: {line[:200]}"
-        for log in logs
-        for line in log.read_text(errors="replace").splitlines()
-        if FAULTS.search(line)
-    ]
+    """Lines that tell of a leak in SGLang's pools or of an exception, and what was raised."""
+    found = []
+    for log in logs:
+        lines = log.read_text(errors="replace").splitlines()
+        for number, line in enumerate(lines):
+            # SGLang calls itself at its start, sometimes before it listens: it logs the failure and goes on.
+            if FAULTS.search(line) and not any("/freeze_gc" in later for later in lines[number : number + 70]):
+                raised = next((later for later in lines[number + 1 :] if RAISED.match(later)), "")
+                found.append(f"{log.name}, line {number + 1} of {len(lines)}: {line[:200]} {raised[:300]}".rstrip())
+    return found
 
 
 async def status_of(url: str) -> dict[str, Any]:

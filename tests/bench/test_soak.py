@@ -60,10 +60,10 @@ async def test_memory_is_watched_until_it_is_cancelled() -> None:
 def test_what_logs_tell_is_seen(tmp_path: Path, line: str) -> None:
     quiet, loud = tmp_path / "quiet.log", tmp_path / "loud.log"
     quiet.write_text("[Mem Check (BUSY)] ok\nseer: verified its first drafts\n")
-    loud.write_text(f"before\n{line}\n")
+    loud.write_text(f"before\n{line}\n  more\nOSError: why\n")
     assert faults_in([quiet]) == []
     (found,) = faults_in([quiet, loud])
-    assert found == f"loud.log: {line}"
+    assert found == f"loud.log, line 2 of 4: {line} OSError: why"
 
 
 def test_the_checkpoints_differ(tmp_path: Path) -> None:

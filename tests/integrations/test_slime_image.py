@@ -46,8 +46,9 @@ def image(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("image")
     find = "import importlib.util; print(importlib.util.find_spec('sglang').submodule_search_locations[0])"
     installed = subprocess.run([python, "-P", "-c", find], check=True, capture_output=True, text=True).stdout.strip()
+    # There, as files are parsed once.
+    assert lines.refusal_reasons(Path(installed), VERSION) == []
     shutil.copytree(installed, folder / "python/sglang", ignore=shutil.ignore_patterns("__pycache__"))
-    assert lines.refusal_reasons(folder / "python/sglang", VERSION) == []
     for name in PATCHES:
         patch = Path(str(CHECKOUT)) / "docker/patch" / f"v{VERSION}" / name
         subprocess.run(["git", "apply", str(patch)], cwd=folder, check=True)
