@@ -12,14 +12,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sglang_seer.patches import lines
-from tests.cpu_platform.cpu_lines import EnvironmentUnavailable, line_python
+from tests.cpu_platform.cpu_lines import EnvironmentUnavailable, line_python, plugin_folder
 from tests.cpu_platform.engines import Answers, Batch, EngineHost, tokens
 from tests.reasoner import REASONER, reasoner_prompts
 
@@ -122,11 +121,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Run]]:
     """`run(line, mode)`; each engine runs once."""
-    plugin = tmp_path_factory.mktemp("plugin")
-    # What this checkout tells SGLang's plugin loader, for environments that it is not installed in.
-    (entry_points,) = (file for file in distribution("sglang-seer").files or () if file.name == "entry_points.txt")
-    metadata = Path(str(entry_points.locate())).parent
-    (plugin / metadata.name).symlink_to(metadata)
+    plugin = plugin_folder(tmp_path_factory.mktemp("plugin"))
     paths = [str(plugin), str(ROOT), str(ROOT / "cpu_platform")]
     environment = {"SGLANG_PLATFORM": "seer_cpu", "PYTHONPATH": os.pathsep.join(paths)}
     runs: dict[tuple[str, str], Run] = {}
