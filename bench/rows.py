@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMIT_FILE = "bench/COMMIT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,15 @@ def header(command: str, packages: Sequence[str]) -> dict[str, Any]:
     """
     return {
         "command": command,
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gb": _memory_gb(), "os": platform.system()},
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "memory_gb": _memory_gb(),
+            "os": platform.system(),
+            **gpus(),
+        },
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -96,6 +103,17 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+def gpus() -> dict[str, str]:
+    """Name, memory and driver of each GPU, as NVIDIA's tool tells them; empty where there is none."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    return {"gpu": "; ".join(lines)} if done.returncode == 0 and lines else {}
+
+
 def _memory_gb() -> int:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
 
@@ -107,7 +125,12 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """The commit that was measured, with + where the tree differs from it; None outside a git checkout."""
+def commit() -> str | None:
+    """The commit that was measured, with + where the tree differs from it; None where nothing tells it.
+
+    A pack for a host without the repository tells it in a file.
+    """
     done = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=ROOT, capture_output=True)
-    return done.stdout.decode().strip() or None if done.returncode == 0 else None
+    if done.returncode != 0:
+        return (ROOT / COMMIT_FILE).read_text().strip() if (ROOT / COMMIT_FILE).exists() else None
+    return done.stdout.decode().strip() or None

@@ -24,6 +24,8 @@ from sglang_seer.patches.adapter_older import *  # noqa: F403
 
 __all__ = ["assign_extend_cache_locs_func"]
 
+# NGRAM switches overlap scheduling off here, and whoever did it cannot be told apart.
+TAKES_OVER_NGRAM = False
 # Graphs here are captured for one width, and a worker has no say in when.
 SWAPS_WIDTHS = False
 # Schedulers make their map themselves.

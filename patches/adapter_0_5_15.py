@@ -35,6 +35,8 @@ __all__ = [
     "verify_input",
 ]
 
+# slime's launcher builds its arguments before plugins are loaded.
+TAKES_OVER_NGRAM = True
 create_future_map = SpeculativeAlgorithm.create_future_map
 
 

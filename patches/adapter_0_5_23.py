@@ -40,6 +40,8 @@ __all__ = [
     "verify_input",
 ]
 
+# No launcher is known that builds its arguments before plugins are loaded.
+TAKES_OVER_NGRAM = False
 create_future_map = SpeculativeAlgorithm.create_future_map
 
 # Schedulers are told of a new weight version.
@@ -100,6 +102,11 @@ def finishing_in_flight(scheduler: Any, batch: Any) -> list[Any]:
 def release_to_cache(request: Any, tree_cache: Any) -> None:
     """Give a running request's KV to the prefix cache."""
     release_kv_cache(request, tree_cache, checkpoint=True)
+
+
+def returns_kept_tokens(_batch: Any) -> bool:
+    """Only slime's build of another line does."""
+    return False
 
 
 def drop_grammar_mask(info: Any) -> None:

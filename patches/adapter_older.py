@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 from sglang.srt.layers.utils.logprob import compute_spec_v2_logprobs
 from sglang.srt.mem_cache.common import release_kv_cache
 from sglang.srt.server_args import get_global_server_args
 
+# In slime's build this function has one argument more.
+_COUNTS_ACCEPTED = "accept_lens" in signature(compute_spec_v2_logprobs).parameters
 # Only the tokenizer's process learns a new weight version.
 TELLS_WEIGHT_VERSION = False
 
@@ -68,14 +71,17 @@ def has_recurrent_state(model_runner: Any) -> bool:
 
 def compute_spec_logprobs(batch: Any, logits_output: Any, tokens: Any, *, accept_index: Any) -> None:
     """Log-probabilities of accepted tokens; `tokens` is by row of the logits."""
-    # By name: some images add an argument to this function.
+    arguments = {"speculative_num_steps": accept_index.shape[1] - 1}
+    if _COUNTS_ACCEPTED:
+        arguments["accept_lens"] = (accept_index >= 0).sum(1)
     compute_spec_v2_logprobs(
-        batch=batch,
-        logits_output=logits_output,
-        predict=tokens,
-        accept_index=accept_index,
-        speculative_num_steps=accept_index.shape[1] - 1,
+        batch=batch, logits_output=logits_output, predict=tokens, accept_index=accept_index, **arguments
     )
+
+
+def returns_kept_tokens(batch: Any) -> bool:
+    """Whether a request wants the token ids that its filters kept, and log-probabilities among them (slime's build)."""
+    return bool(getattr(batch.sampling_info, "need_return_top_p_token_ids", False))
 
 
 def allocated_tokens(request: Any) -> int:

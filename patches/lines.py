@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sglang_seer.patches.contract import drift
+from sglang_seer.patches.contract import Target, drift
 from sglang_seer.patches.ledger import Patch, PatchSet
 from sglang_seer.patches.sglang_0_5_12 import PATCH_SET as _SGLANG_0_5_12
 from sglang_seer.patches.sglang_0_5_15 import PATCH_SET as _SGLANG_0_5_15
@@ -50,10 +51,14 @@ def refusal_reasons(root: Path, seen_version: str | None) -> list[str]:
                 f"({ALLOW_UNTESTED_ENV}=1 tries the newest patch set and checks signatures only)"
             )
         patch_set = NEWEST
-    for target in patch_set.targets:
-        if (reason := drift(root, target, signature_only=untested)) is not None:
-            reasons.append(reason)
-    return reasons
+    looks = (patch_set.targets, *map(patch_set.targets_of, patch_set.builds))
+    # One build is meant: of several, the one that it resembles most is spoken of.
+    return reasons + min((_drifts(root, targets, signature_only=untested) for targets in looks), key=len)
+
+
+def _drifts(root: Path, targets: Iterable[Target], *, signature_only: bool) -> list[str]:
+    found = (drift(root, target, signature_only=signature_only) for target in targets)
+    return [reason for reason in found if reason is not None]
 
 
 def patch_set_for(seen_version: str | None) -> PatchSet:

@@ -102,6 +102,21 @@ _SEEN: dict[str, Seen] = {
     "plugins.load_plugins": "4af6a54c7fd5",
 }
 
+# What the patches of slime 0.3.1's image change: token ids that filters kept, and log-probabilities among them.
+_SLIME: dict[str, Seen] = {
+    "sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch": "8f19478041b6",
+    "layers.sampler.Sampler.forward": "a865eec77556",
+    "speculative.ngram_worker.NGRAMWorker.forward_batch_generation": "69d8c08202a8",
+    "managers.utils.GenerationBatchResult": "32c8771da2f7",
+    "managers.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor._apply_decode_logprobs": (
+        "80c3a3948413"
+    ),
+    "layers.utils.logprob.compute_spec_v2_logprobs": (
+        ("batch", "logits_output", "predict", "accept_index", "accept_lens", "speculative_num_steps"),
+        "73b4996e0591",
+    ),
+}
+
 _PATCHES, _USES = on_another_line(NEWER, _SEEN)
 
 PATCH_SET = PatchSet(
@@ -146,6 +161,13 @@ PATCH_SET = PatchSet(
             "hooks:get_internal_state",
             why="live counters of a scheduler in /server_info",
             until="SGLang lets a plugin add to the internal state",
+        ),
+        Patch(
+            Target("sglang.srt.server_args", "ServerArgs.check_server_args", ("self",), "0f8cf7f21c9b"),
+            "before",
+            "takeover:take_over_ngram",
+            why="slime builds its server arguments before plugins are loaded, so they can name NGRAM, not SEER",
+            until="SGLang loads plugins before it checks the names of speculative algorithms",
         ),
     ),
     uses=(
@@ -199,5 +221,10 @@ PATCH_SET = PatchSet(
         Target("sglang.srt.arg_groups.overrides", "resolved_view", ("server_args",), "d637939dbcbb"),
         Target("sglang.srt.server_args", "ServerArgs.use_mla_backend", ("self",), "5085595291b8"),
         Target("sglang.srt.server_args", "get_global_server_args", (), "916b9de96b7c"),
+        Target("sglang.srt.arg_groups.speculative_hook", "_handle_ngram", ("server_args",), "a4859523c63c"),
+        Target(
+            "sglang.srt.arg_groups.speculative_hook", "handle_speculative_decoding", ("server_args",), "bad0c6de2a88"
+        ),
     ),
+    builds={"slime 0.3.1": _SLIME},
 )

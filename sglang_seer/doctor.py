@@ -1,4 +1,4 @@
-"""`python -m sglang_seer doctor`: what would be active here, and why not."""
+"""`python -m sglang_seer doctor`: what would be active here, and why not; `--live URL`: what a running server does."""
 
 from __future__ import annotations
 
@@ -26,13 +26,23 @@ def _entry_point_reasons() -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the state; 0 if Seer can run here, 2 if not."""
+    """Print the state; 0 if Seer can run here, 2 if not. With --live: as `live.main` says."""
     parser = argparse.ArgumentParser(prog="python -m sglang_seer doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the status block as JSON")
     parser.add_argument(
         "--fingerprints", action="store_true", help="print the installed SGLang's targets, for a new ledger"
     )
+    parser.add_argument(
+        "--live",
+        metavar="URL",
+        help="ask a running server instead: what Seer does there or, with SGLANG_SEER=observe, would do; exit code 0 "
+        "where it is on or observes, 1 where it does not, 2 without a usable answer",
+    )
     arguments = parser.parse_args(argv)
+    if arguments.live is not None:
+        from sglang_seer import live
+
+        return live.main(arguments.live, as_json=arguments.json)
     if arguments.fingerprints:
         return _print_fingerprints()
     reasons = []

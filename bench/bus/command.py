@@ -164,12 +164,13 @@ def _engines(quick: bool, repetitions: int) -> list[Row]:
                 rows.append(median_row(BENCH, bus, case, "acceptance", accepted, "tokens/step"))
                 rows.append(Row(BENCH, bus, case, "same_samples", 1.0, "1"))
             else:
-                times = [one.step_ms for one in found if one.step_ms is not None]
                 # Alternating, so that each has the one beside it to compare with.
-                alone = [one.step_ms for one in outcomes["none"] if one.step_ms is not None]
-                ratios = [mine / theirs for mine, theirs in zip(times, alone, strict=True)]
-                rows.append(median_row(BENCH, bus, case, "step_ms", times, "ms"))
-                rows.append(median_row(BENCH, bus, case, "step_over_none", ratios, "1"))
+                pairs = list(zip(found, outcomes["none"], strict=True))
+                for prefix, by in (("step", "wall_s"), ("step_cpu", "cpu_s")):
+                    times = [one.step_ms(by) for one in found]
+                    ratios = [one.step_over(other, by) for one, other in pairs]
+                    rows.append(median_row(BENCH, bus, case, f"{prefix}_ms", times, "ms"))
+                    rows.append(median_row(BENCH, bus, case, f"{prefix}_over_none", ratios, "1"))
     return rows
 
 
@@ -199,8 +200,9 @@ def _show(rows: Sequence[Row]) -> None:
                 f"{100 * row.value:.1f}%",
                 f"{value[row.system, row.case, 'step_ms']:.2f}",
                 f"{value[row.system, row.case, 'step_over_none']:.4f}",
+                f"{value[row.system, row.case, 'step_cpu_over_none']:.4f}",
             ]
             for row in real
         ]
-        columns = ["bus", "acceptance", "samples as without", "ms a step without drafts", "over none"]
+        columns = ["bus", "acceptance", "samples as without", "ms a step without drafts", "over none", "CPU over none"]
         print(table(f"Real engines: {real[0].case} samples", columns, lines))

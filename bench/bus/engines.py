@@ -4,8 +4,8 @@ Sample i of each group goes to engine i modulo 2. Seeds are fixed, so samples ar
 how many tokens a verification step yields may differ. Every step verifies all nodes that the index proposes: the budget
 follows measured step times, and those say more of what else the machine does.
 
-What traffic costs a step is measured apart, on engines that draft nothing: all steps of all engines do the same work
-then, while text is written, sent, received and indexed as ever. All pairs of engines are up at once and take turns.
+What traffic costs a step is measured apart, on engines that draft nothing: steps of equal size do the same work then,
+while text is written, sent, received and indexed as ever. All pairs of engines are up at once and take turns.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import json
 import os
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
 
@@ -42,22 +41,27 @@ import sglang_seer.engine.pacing as pacing
 pacing.Pacer.begin = lambda self, batch: self._widths[-1]
 pacing.Pacer.choose = lambda self, proposal, context, priorities: (proposal, int(np.diff(proposal.starts).max()))
 """
-# Times what is between two steps of equally many requests, nothing else in between.
+# Times what is between two steps of equally many requests, nothing else in between: by the clock, and in CPU time of
+# the thread that decodes. Told once, then forgotten.
 NO_NODES = """
 import time
+from statistics import median
 import sglang_seer.engine.pacing as pacing
 from sglang_seer.draft.controller import Controller
 from sglang_seer.status import STATUS
 Controller.nodes = lambda self, batch: 0
 begin, interrupt = pacing.Pacer.begin, pacing.Pacer.interrupt
-last, seen = [0, 0.0], {"seconds": 0.0, "steps": 0}
-STATUS.sources["bench"] = lambda: dict(seen)
+last, seen = [0, 0.0, 0.0], {}
+def told():
+    found = {batch: [len(times), *map(median, zip(*times))] for batch, times in seen.items()}
+    seen.clear()
+    return found
+STATUS.sources["bench"] = told
 def timed_begin(self, batch):
-    now = time.perf_counter()
+    now, cpu = time.perf_counter(), time.thread_time()
     if last[0] == batch:
-        seen["seconds"] += now - last[1]
-        seen["steps"] += 1
-    last[:] = batch, now
+        seen.setdefault(batch, []).append((now - last[1], cpu - last[2]))
+    last[:] = batch, now, cpu
     return begin(self, batch)
 def timed_interrupt(self):
     last[0] = 0
@@ -76,20 +80,41 @@ class Rollout:
     running: int = 12
 
 
+class Steps(NamedTuple):
+    """Of batches of one size on one engine: how many, and the medians of what one took, in seconds."""
+
+    count: int
+    wall_s: float
+    cpu_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """tokens: of each sample. steps: verification steps of all. step_ms: mean of a step, None where it is not timed.
-    received_tokens: over the bus."""
+    """tokens: of each sample. steps: verification steps of all. timed: by engine and size of the batch, where steps are
+    timed. received_tokens: over the bus."""
 
     tokens: list[list[int]]
     steps: int
-    step_ms: float | None
+    timed: dict[tuple[int, str], Steps]
     received_tokens: int
 
     @property
     def acceptance(self) -> float:
         """Tokens a verification step, bonus included; the first token of a sample comes from prefill."""
         return sum(len(one) - 1 for one in self.tokens) / self.steps
+
+    def step_ms(self, by: str) -> float:
+        """Mean over the steps; each counts as the median of its engine and size. by: `wall_s` or `cpu_s`."""
+        steps = sum(one.count for one in self.timed.values())
+        return 1e3 * sum(one.count * getattr(one, by) for one in self.timed.values()) / steps
+
+    def step_over(self, other: Outcome, by: str) -> float:
+        """What a step takes over what it takes there, for the sizes that both had, as often as both had them."""
+        both = [(self.timed[key], other.timed[key]) for key in self.timed.keys() & other.timed.keys()]
+        mine, theirs = (
+            sum(min(pair[0].count, pair[1].count) * getattr(pair[side], by) for pair in both) for side in (0, 1)
+        )
+        return mine / theirs
 
 
 def buses() -> list[str]:
@@ -170,26 +195,29 @@ def _roll_out(servers: Sequence[Server], prompts: Sequence[list[int]], rollout: 
         return _post(servers[sample % ENGINES], "generate", body).json()
 
     jobs = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(rollout.samples)]
-    before = _said(servers)
+    before = [_said(server) for server in servers]
     with ThreadPoolExecutor(len(jobs)) as pool:
         answers = list(pool.map(generate, jobs))
-    after = _said(servers)
+    after = [_said(server) for server in servers]
     steps = sum(answer["meta_info"]["spec_verify_ct"] for answer in answers)
-    timed = after["steps"] - before["steps"]
-    step_ms = 1e3 * (after["seconds"] - before["seconds"]) / timed if timed else None
-    received = int(after["received_tokens"] - before["received_tokens"])
-    return Outcome([answer["output_ids"] for answer in answers], steps, step_ms, received)
+    timed = {
+        (engine, size): Steps(*numbers)
+        for engine, status in enumerate(after)
+        for size, numbers in status.get("bench", {}).items()
+    }
+    received = sum(_received(status) for status in after) - sum(_received(status) for status in before)
+    return Outcome([answer["output_ids"] for answer in answers], steps, timed, received)
 
 
-def _said(servers: Sequence[Server]) -> Counter[str]:
-    """Sums over the engines of what their status says of steps that are timed, and of the bus."""
-    sums: Counter[str] = Counter()
-    for server in servers:
-        info = requests.get(f"{server.plan.url}/server_info", timeout=REQUEST_TIMEOUT_S).json()
-        status = info["internal_states"][0]["sglang_seer"]
-        sums.update(status.get("bench", {}))
-        sums["received_tokens"] += status.get("bus", {}).get("received_tokens", 0)
-    return sums
+def _said(server: Server) -> dict[str, Any]:
+    """Seer's status."""
+    info = requests.get(f"{server.plan.url}/server_info", timeout=REQUEST_TIMEOUT_S).json()
+    status: dict[str, Any] = info["internal_states"][0]["sglang_seer"]
+    return status
+
+
+def _received(status: dict[str, Any]) -> int:
+    return int(status.get("bus", {}).get("received_tokens", 0))
 
 
 def _post(server: Server, path: str, body: Any) -> requests.Response:

@@ -1,4 +1,7 @@
-"""What cutting into chunks costs: the same requests whole and in chunks, on one real engine, turn about."""
+"""What cutting into chunks costs: the same requests whole and in chunks, on one real engine, turn about.
+
+In seconds, and in CPU time of the engine's processes, which says less of what else the machine does.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from bench.controller.cpu_engines import Tokens, check_equal, engine, prompts, roll_out, tokens_of, wait_for
 from bench.reality.engines import flush
 from bench.rows import Row, median_row
+from sglang_seer.demo.servers import Server
 from sglang_seer.rollout import Prompt, RolloutConfig, RolloutController
 from sglang_seer.rollout.timing import run
 
@@ -38,6 +44,7 @@ def measure(case: Case, repetitions: int) -> list[Row]:
     wanted = prompts(case.prompts, samples=case.samples, limit=case.limit, seed=1)
     sides = {"whole": case.limit, "chunks": case.chunk_tokens}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
+    cpu_s: dict[str, list[float]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder, engine("chunks", wanted, Path(folder)) as server:
         wait_for([server])
         first: Tokens | None = None
@@ -45,15 +52,27 @@ def measure(case: Case, repetitions: int) -> list[Row]:
         for number in range(-1, repetitions):
             for side in sorted(sides, reverse=number % 2 == 0):
                 flush(server)
+                before_s = _cpu_s(server)
                 tokens, took_s = run(_roll_out(server.plan.url, wanted, sides[side]))
                 first = first or tokens
                 check_equal(tokens, first, f"repetition {number + 1}, {side}")
                 if number >= 0:
                     seconds[side].append(took_s)
+                    cpu_s[side].append(_cpu_s(server) - before_s)
                 print(f"controller: chunks, run {number + 1}: {side} {took_s:.3f} s", file=sys.stderr, flush=True)
     rows = [median_row("controller", side, case.name, "seconds", seconds[side], "s") for side in sides]
-    overheads = [100 * (cut / whole - 1) for cut, whole in zip(seconds["chunks"], seconds["whole"], strict=True)]
-    return [*rows, median_row("controller", "chunks", case.name, "overhead", overheads, "%")]
+    rows += [median_row("controller", side, case.name, "cpu_seconds", cpu_s[side], "s") for side in sides]
+    for metric, taken in (("overhead", seconds), ("cpu_overhead", cpu_s)):
+        overheads = [100 * (cut / whole - 1) for cut, whole in zip(taken["chunks"], taken["whole"], strict=True)]
+        rows.append(median_row("controller", "chunks", case.name, metric, overheads, "%"))
+    return rows
+
+
+def _cpu_s(server: Server) -> float:
+    """CPU time of the engine's processes until now."""
+    first = psutil.Process(server.process.pid)
+    times = [one.cpu_times() for one in (first, *first.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
 
 
 async def _roll_out(url: str, wanted: Sequence[Prompt], chunk_tokens: int) -> tuple[Tokens, float]:

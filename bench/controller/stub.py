@@ -56,7 +56,8 @@ class Behaviour:
     seconds_per_token: of every request. mean_tokens: of responses. fault: `hang` sends nothing any more, `error`
     answers 500, `garbage` sends what is no answer, `backwards` takes tokens back, `short` leaves log-probabilities
     out, `abort` ends every chunk as an abort. constant: all tokens are equal, which costs the stub little. slots:
-    most requests at a time, further ones wait. store, layout: of its KV, as it says.
+    most requests at a time, further ones wait. store, layout: of its KV, as it says. model: of its command line, which
+    /server_info keeps. loaded: the checkpoint of a weight update, which only /model_info tells.
     """
 
     seconds_per_token: float = 0.0
@@ -67,6 +68,7 @@ class Behaviour:
     incremental: bool = False
     page_size: int = 1
     model: str = "stub"
+    loaded: str | None = None
     weight_version: str = "default"
     context_tokens: int = 1_000_000
     store: str | None = None
@@ -377,13 +379,13 @@ class _Connection(asyncio.Protocol):
         elif path == b"/server_info":
             self._reply(200, self.stub.info())
         elif path == b"/model_info":
-            self._reply(
-                200, {"model_path": self.stub.behaviour.model, "weight_version": self.stub.behaviour.weight_version}
-            )
+            behaviour = self.stub.behaviour
+            path_of_weights = behaviour.loaded or behaviour.model
+            self._reply(200, {"model_path": path_of_weights, "weight_version": behaviour.weight_version})
         elif path == b"/update_weights_from_disk":
             update = msgspec.json.decode(body)
             behaviour = self.stub.behaviour
-            behaviour.model, behaviour.weight_version = update["model_path"], update["weight_version"]
+            behaviour.loaded, behaviour.weight_version = update["model_path"], update["weight_version"]
             self._reply(200, {})
         elif path == b"/abort_request":
             if msgspec.json.decode(body).get("abort_all"):

@@ -18,7 +18,7 @@ from bench.draft import budgeted, figures, pairs, scale, show, synthetic, system
 from bench.draft.drafter import SHAPES, Config, PeerUnavailable, Shape
 from bench.draft.figures import Replayed
 from bench.draft.replay import Outcome, replay
-from bench.draft.settings import FULL, QUICK, Settings
+from bench.draft.settings import FULL, QUICK, SMALLEST, Settings, without_peers
 from bench.draft.systems import arctic, arctic_install, seer, sglang_ngram
 from bench.rows import Row, header, write_json
 
@@ -40,13 +40,15 @@ class Text:
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark; 0 when done, 2 for bad arguments or data, 3 if --require-peers and one cannot be had."""
     options = _parse(argv)
-    settings = QUICK if options.quick else FULL
+    settings = SMALLEST if options.smallest else QUICK if options.quick else FULL
+    if options.no_peers:
+        settings = without_peers(settings)
     try:
         sets = traces.read_folder(options.data) if options.data else []
     except (ValueError, OSError) as error:
         print(f"draft: {error}", file=sys.stderr)
         return 2
-    missing = _missing_peers()
+    missing = _missing_peers() if settings.peers or settings.timed_peers else {}
     for reason in missing.values():
         _warn(f"PEER MISSING, its rows are left out: {reason}")
     if missing and options.require_peers:
@@ -75,7 +77,8 @@ def main(argv: Sequence[str]) -> int:
         print(show.gain_table(gains))
     if options.json:
         head = header("python -m sglang_seer bench draft" + (" --quick" if options.quick else ""), PACKAGES)
-        head["versions"]["arctic-inference"] = None if "arctic" in missing else arctic_install.VERSION
+        compared = settings.peers or settings.timed_peers
+        head["versions"]["arctic-inference"] = arctic_install.VERSION if compared and "arctic" not in missing else None
         head["sets"] = {one.name: len(one.groups) for one in sets}
         write_json(options.json, head, rows, missing_peers=missing, calibration_curves=figures.curves(replays))
     if options.plots:
@@ -95,6 +98,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where to write header, rows and calibration curves")
     parser.add_argument("--plots", type=Path, help="folder for PNG pictures (needs matplotlib)")
     parser.add_argument("--quick", action="store_true", help="fewer tokens, configurations and repetitions")
+    parser.add_argument("--smallest", action="store_true", help="next to nothing and no peers, to see that it runs")
+    parser.add_argument("--no-peers", action="store_true", help="ours alone, as where no network is to get them")
     parser.add_argument("--tokens", type=int, help="generated tokens replayed of each set")
     parser.add_argument("--part", choices=("all", "acceptance", "timing"), default="all")
     parser.add_argument(

@@ -52,3 +52,18 @@ QUICK = Settings(
     timed_peers=(*_named("arctic/vllm", "arctic/group-trees-full"), SGLANG_TIMED),
     cases=(Case("256x2k", 16, 16, 2_000, steps=10), Case("64x1k", 8, 8, 1_000, steps=10)),
 )
+# To see that it runs.
+SMALLEST = Settings(
+    tokens=300,
+    tokenizer_chars=10_000,
+    shapes=("chain8", "tree8"),
+    peers=(),
+    timed_peers=(),
+    cases=(Case("tiny", groups=2, siblings=2, tokens=20, steps=2),),
+    siblings=4,
+)
+
+
+def without_peers(settings: Settings) -> Settings:
+    """Ours alone."""
+    return replace(settings, peers=(), timed_peers=())

@@ -43,7 +43,7 @@ def pass_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """(policy, lengths, waiting queue, running batch) after the first pass; SGLang's own part of a pass is left out."""
     monkeypatch.setattr(SeerSchedulePolicy.__mro__[1], "calc_priority", lambda *_arguments: None)
     lengths = ContextLengths()
-    policy = SeerSchedulePolicy(StockPolicy(), RequestStates(0), lengths, rules=Rules(), observe_only=False)
+    policy = SeerSchedulePolicy(StockPolicy(), RequestStates(0), lengths, rules=Rules())
     queue = [Request(number) for number in range(request.param)]
     running = SimpleNamespace(reqs=[Request(request.param + number) for number in range(RUNNING)])
     policy.calc_priority(queue, running)

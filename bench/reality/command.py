@@ -1,7 +1,8 @@
 """`python -m sglang_seer bench reality`: the simulator against CPU engines.
 
-For one engine and for two: a rollout to fit the time of a step, another one to compare. Both sides, stock SGLang and
-Seer (order and admission, no drafts), are fitted each to its own engines.
+For one engine and for two: each of some rollouts is compared with a simulation whose time of a step was fitted to the
+others, so that a machine that is slower at times is so on both sides. Both, stock SGLang and Seer (order and admission,
+no drafts), are fitted each to its own engines.
 """
 
 from __future__ import annotations
@@ -47,15 +48,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where to write header, rows and the fitted profiles")
     parser.add_argument("--model", type=Path, default=inputs.EXAMPLE / "model", help="folder of the model")
     parser.add_argument("--engines", default="1,2", help="numbers of engines, by comma (default 1,2)")
-    parser.add_argument(
-        "--repetitions", type=int, default=3, help="compared rollouts, each of other prompts (default 3)"
-    )
+    parser.add_argument("--repetitions", type=int, default=4, help="rollouts, each of other prompts (default 4)")
     parser.add_argument("--num-prompts", type=int, default=24, help="prompts of a rollout (default 24)")
     parser.add_argument("--n", type=int, default=8, help="samples a prompt (default 8)")
     parser.add_argument("--max-new-tokens", type=int, default=2048, help="limit of a response (default 2048)")
     parser.add_argument("--max-running-requests", type=int, default=64, help="of each engine (default 64)")
     options = parser.parse_args(argv)
-    for name in ("repetitions", "num_prompts", "n", "max_new_tokens", "max_running_requests"):
+    if options.repetitions < 2:
+        parser.error(f"--repetitions: wanted one to compare and one to fit at least, saw {options.repetitions}")
+    for name in ("num_prompts", "n", "max_new_tokens", "max_running_requests"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: wanted at least 1, saw {getattr(options, name)}")
     if not all(text in ("1", "2", "3", "4") for text in options.engines.split(",")):
@@ -75,8 +76,7 @@ def _requests(options: argparse.Namespace, seed: int) -> list[GenerateRequest]:
 
 
 def _measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, dict[str, float]]]:
-    # The first rollout is for the fit, the others are compared.
-    plans = [_requests(options, seed) for seed in range(1 + options.repetitions)]
+    plans = [_requests(options, seed) for seed in range(options.repetitions)]
     rows: list[Row] = []
     profiles: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="seer-reality-") as folder:
@@ -86,7 +86,7 @@ def _measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, dict[str
             sim_s: dict[str, list[float]] = {}
             for side in real.SIDES:
                 print(f"reality: {case}, {side}", file=sys.stderr, flush=True)
-                fitted, *compared = real.run(
+                made = real.run(
                     side,
                     plans,
                     engines=engines,
@@ -96,11 +96,12 @@ def _measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, dict[str
                     max_running=options.max_running_requests,
                     folder=Path(folder),
                 )
-                profile = fit.profile_of(fitted, max_running=options.max_running_requests)
-                profiles[f"{case}, {side}"] = fit.describe(profile)
-                real_s[side] = [fit.makespan_s(rollouts) for rollouts in compared]
+                real_s[side] = [fit.makespan_s(rollouts) for rollouts in made]
                 sim_s[side] = []
-                for plan, rollouts in zip(plans[1:], compared, strict=True):
+                for number, (plan, rollouts) in enumerate(zip(plans, made, strict=True)):
+                    others = [one for place, several in enumerate(made) if place != number for one in several]
+                    profile = fit.profile_of(others, max_running=options.max_running_requests)
+                    profiles[f"{case}, {side}, all but {number + 1}"] = fit.describe(profile)
                     order = [(request.group, request.sample) for request in plan]
                     done = fit.merged(rollouts, order)
                     result = fit.simulated(profile, done, options.max_new_tokens, engines=engines, side=side)

@@ -1,4 +1,4 @@
-"""A profile of an engine from one of its rollouts, and another rollout simulated with it.
+"""A profile of an engine from some of its rollouts, and another rollout simulated with it.
 
 Every response that was never retracted tells the mean time of its steps: from the end of its prefill to its end, by its
 tokens less one. The engine's polled load tells over how many rows and how much KV. What prefills of others took out of
@@ -95,7 +95,7 @@ def step_time(seen: Sequence[Window]) -> StepTime:
 
 
 def profile_of(rollouts: Sequence[Rollout], *, max_running: int) -> Profile:
-    """Of the engines that made these rollouts at the same time."""
+    """Of the engines, all alike, that made these rollouts."""
     loads = [load for rollout in rollouts for load in rollout.loads]
     if not loads:
         raise ValueError("rollout: got no load of the engine, wanted some")
@@ -108,7 +108,7 @@ def profile_of(rollouts: Sequence[Rollout], *, max_running: int) -> Profile:
         kv_bytes_per_token=1.0,
         link_bytes_s=1e12,
         max_running=max_running,
-        source="fitted to a rollout",
+        source="fitted to rollouts",
     )
 
 

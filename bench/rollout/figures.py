@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.rollout.measure import identical
+from bench.rollout.measure import different, identical
 from bench.rollout.systems import BASELINE, SYSTEMS
 from bench.rows import Row, median_row
 from sglang_seer.demo.compare import run_of
@@ -21,6 +21,7 @@ UNITS = {
     "tail_seconds": "s",
     "acceptance_length": "tokens/step",
     "retractions": "1",
+    "mean_length": "tokens",
 }
 
 Rollouts = Mapping[str, Sequence[Rollout]]
@@ -29,14 +30,19 @@ Rollouts = Mapping[str, Sequence[Rollout]]
 def measured(rollout: Rollout) -> dict[str, Any]:
     """The figures of one rollout."""
     start_s = min(one.submitted_s for one in rollout.generations)
-    return side_figures([run_of(one, start_s) for one in rollout.generations])
+    made = side_figures([run_of(one, start_s) for one in rollout.generations])
+    return made | {"mean_length": made["tokens"] / len(rollout.generations)}
 
 
 def differing(rollouts: Rollouts) -> dict[str, int]:
-    """Samples that are not the baseline's, by system; of systems that promise to be exact, and have any."""
+    """Samples that are not the baseline's, by system; of systems that promise to be exact, and have any.
+
+    A sample that is missing counts, unless the system takes whichever end first.
+    """
     found = {
         name: sum(
-            len(base.generations) - identical(one, base) for one, base in zip(made, rollouts[BASELINE], strict=True)
+            different(one, base) if SYSTEMS[name].issued > 1 else len(base.generations) - identical(one, base)
+            for one, base in zip(made, rollouts[BASELINE], strict=True)
         )
         for name, made in rollouts.items()
         if SYSTEMS[name].exact
@@ -59,6 +65,8 @@ def rows(rollouts: Rollouts, case: str, bench: str = BENCH) -> list[Row]:
         add("throughput_over_fcfs", _ratios(made, figures[BASELINE], "throughput"), "1")
         add("throughput_over_best_stock", _ratios(made, figures[best], "throughput"), "1")
         add("tail_over_fcfs", _ratios(made, figures[BASELINE], "tail_seconds"), "1")
+        # Not 1 where a system chooses its samples by their length, or samples by another law of random numbers.
+        add("mean_length_over_fcfs", _ratios(made, figures[BASELINE], "mean_length"), "1")
         pairs = list(zip(rollouts[name], rollouts[BASELINE], strict=True))
         total = sum(len(base.generations) for _, base in pairs)
         found.append(Row(bench, name, case, "samples_identical", sum(identical(*pair) for pair in pairs), "1"))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_OFF = {"SGLANG_SEER": "off"}
 _SEER = ("--scheduler-policy", "seer")
 
 
@@ -17,7 +16,9 @@ class System:
     what: for people. divided: chunks through the rollout controller; else whole groups go to the engines in turn, as
     veRL does it. config: of Seer's engines, None for stock ones. bus: over which those share text, one of
     `sglang_seer.demo.buses`. exact: samples are those of plain decoding. SGLang's speculative sampling follows another
-    law of random numbers: there they are other samples of the same distribution.
+    law of random numbers: there they are other samples of the same distribution. observes: in observe mode. issued:
+    prompts issued for each that is wanted; above 1 the rollout ends with the wanted number of samples, whichever they
+    are, and the others are aborted.
     """
 
     what: str
@@ -26,15 +27,19 @@ class System:
     config: Mapping[str, Any] | None = None
     bus: str | None = None
     exact: bool = True
+    observes: bool = False
+    issued: int = 1
 
     @property
     def stock(self) -> bool:
-        """All of it is SGLang's own."""
-        return self.config is None and not self.divided
+        """All of it is SGLang's own, and it returns all samples that were asked for."""
+        return self.config is None and not (self.divided or self.observes or self.issued > 1)
 
     @property
     def environment(self) -> dict[str, str]:
-        return _OFF if self.config is None else {}
+        if self.config is not None:
+            return {}
+        return {"SGLANG_SEER": "observe" if self.observes else "off"}
 
 
 def _ngram(nodes: int, breadth: int, *flags: str) -> tuple[str, ...]:
@@ -56,6 +61,8 @@ SYSTEMS = {
     "ngram-chain-4": System(what="stock NGRAM, chains of 4", flags=_ngram(4, 1), exact=False),
     "ngram-chain-8": System(what="stock NGRAM, chains of 8", flags=_ngram(8, 1), exact=False),
     "ngram-tree-8": System(what="stock NGRAM, trees of 8", flags=_ngram(8, 4), exact=False),
+    "partial": System(what="partial rollout: twice the prompts, the first half of the samples", issued=2),
+    "observe": System(what="stock, observed by Seer", observes=True),
     "divided": System(what="divided rollout on stock engines", divided=True),
     "context": System(
         what="divided + context-aware scheduling", flags=_SEER, divided=True, config={"speculation": False}
@@ -65,7 +72,9 @@ SYSTEMS = {
     "seer-alone": System(what="all of Seer, drafts not shared", flags=_SEER, divided=True, config={}),
     "drop-in": System(what="Seer in each engine, no controller", flags=_SEER, config={}),
 }
-DEFAULT = tuple(name for name in SYSTEMS if name not in ("seer-redis", "seer-alone"))
+# Those of a replay; a record has no prompts to over-issue.
+DEFAULT = tuple(name for name in SYSTEMS if name not in ("seer-redis", "seer-alone", "partial", "observe"))
+ROLLOUT_DEFAULT = (*DEFAULT, "partial")
 
 
 def parsed(text: str) -> list[str]:
@@ -105,6 +114,10 @@ WORKLOADS = {
     "demo": Workload(
         what="the demo's rollout on two engines", engines=2, prompts=24, samples=8, limit=2048, running=16,
         chunk_tokens=512,
+    ),
+    "training": Workload(
+        what="a step's rollout of examples/grpo_tiny on two engines", engines=2, prompts=16, samples=8, limit=2048,
+        running=16, chunk_tokens=512,
     ),
     # SGLang reserves for the limit, and takes that back only where the limit is small against the pool. After a
     # retraction it reserves more, and less again over 600 steps; these samples are so much shorter than real ones.

@@ -61,3 +61,29 @@ def load(results: Results) -> str:
         ["latency p50; p99", *(latency(bus, ALL_TO_ALL) for bus in BUSES)],
     ]
     return grid(["medians", *BUSES.values()], lines)
+
+
+def engines(results: Results) -> str:
+    """Real engines: what sharing brings and whether a step takes longer for it."""
+    names = {"none": "nothing shared", **BUSES}
+    case = results.rows[0]["case"]
+    found = [name for name in names if any(row["system"] == name for row in results.rows)]
+    lines = [
+        [
+            names[bus],
+            results.ranged(bus, case, "acceptance", ".2f"),
+            results.ranged(bus, case, "step_ms", ".2f"),
+            results.ranged(bus, case, "step_over_none", ".3f"),
+            results.ranged(bus, case, "step_cpu_over_none", ".3f"),
+            "yes" if results.value(bus, case, "same_samples") else "no",
+        ]
+        for bus in found
+    ]
+    columns = [
+        "acceptance, all nodes verified",
+        "ms a step, nothing drafted",
+        "over nothing shared",
+        "CPU time of a step, over nothing shared",
+        "same samples",
+    ]
+    return grid([case, *columns], lines)

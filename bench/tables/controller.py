@@ -1,4 +1,4 @@
-"""The controller: what a load costs it, and how soon it recovers from an engine's death."""
+"""The controller: what a load costs it, what chunks cost, and how soon it recovers from an engine's death."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ RECOVERY = {
     "requests": "requests that the killed engine had",
     "again_tokens": "most tokens of a request computed again",
 }
+CHUNKS = (
+    ("whole responses", "whole", "seconds", "s"),
+    ("in chunks", "chunks", "seconds", "s"),
+    ("chunks over whole", "chunks", "overhead", "%"),
+    ("whole responses, CPU time of the engine", "whole", "cpu_seconds", "s"),
+    ("in chunks, CPU time", "chunks", "cpu_seconds", "s"),
+    ("chunks over whole, CPU time", "chunks", "cpu_overhead", "%"),
+)
 
 
 def load(results: Results) -> str:
@@ -31,6 +39,15 @@ def load(results: Results) -> str:
 
 def recovery(results: Results) -> str:
     return _table(results, RECOVERY)
+
+
+def chunks(results: Results) -> str:
+    case = results.rows[0]["case"]
+    lines = []
+    for name, system, metric, unit in CHUNKS:
+        values = (results.value(system, case, metric), *results.range(system, case, metric))
+        lines.append([name, *(_number(value, unit) for value in values)])
+    return grid([case, "median", "lowest", "highest"], lines)
 
 
 def _table(results: Results, names: Mapping[str, str]) -> str:
@@ -44,5 +61,5 @@ def _table(results: Results, names: Mapping[str, str]) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    shown = f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+    shown = f"{value:,.0f}" if value >= 100 or unit in ("requests", "tokens") else f"{value:#.3g}"
     return shown if unit in ("1", "1/s", "requests", "tokens", "cores") else f"{shown} {unit}"

@@ -36,7 +36,7 @@ def acceptance(results: Results) -> str:
 def _mean(results: Results, shape: str, peers: bool) -> float:
     def of_set(name: str) -> float:
         return max(
-            row["value"]
+            float(row["value"])
             for row in results.rows
             if row["metric"] == "acceptance"
             and row["case"].startswith(f"{name}/{shape}/")

@@ -19,8 +19,10 @@ class Results:
         if not isinstance(self.document, dict):
             raise ValueError(f"{path}: wanted a JSON object, saw {type(self.document).__name__}")
         self.path = path
-        self.rows = self.document.get("rows", [])
-        self._by_name = {(row["system"], row["case"], row["metric"]): row for row in self.rows}
+        self.rows: list[dict[str, Any]] = self.document.get("rows", [])
+        self._by_name: dict[tuple[str, str, str], Mapping[str, Any]] = {
+            (row["system"], row["case"], row["metric"]): row for row in self.rows
+        }
 
     def row(self, system: str, case: str, metric: str) -> Mapping[str, Any]:
         """Raises ValueError naming the row that is not there."""
@@ -31,6 +33,10 @@ class Results:
 
     def value(self, system: str, case: str, metric: str) -> float:
         return float(self.row(system, case, metric)["value"])
+
+    def range(self, system: str, case: str, metric: str) -> tuple[float, float]:
+        """Lowest and highest of the repetitions."""
+        return lowest_and_highest(self.row(system, case, metric))
 
     def ranged(self, system: str, case: str, metric: str, form: str) -> str:
         """The median, with the lowest and the highest in brackets where they differ from it."""

@@ -27,14 +27,23 @@ def table(results: Results) -> str:
         identical, total = (results.value(system, case, f"samples_{which}") for which in ("identical", "total"))
         lines.append(
             [
-                SYSTEMS[system].what,
+                _name(results, system, case),
                 shown("seconds", ".1f"),
                 shown("throughput", ",.0f"),
                 shown("throughput_over_fcfs", ".2f"),
                 shown("tail_seconds", ".1f"),
                 shown("retractions", ",.0f"),
-                # SGLang's own speculative sampling draws other samples of the same distribution.
-                f"{identical:,.0f} of {total:,.0f}" if SYSTEMS[system].exact else "-",
+                # SGLang's own speculative sampling draws other samples of the same distribution; a partial rollout
+                # returns those of other prompts.
+                f"{identical:,.0f} of {total:,.0f}" if SYSTEMS[system].exact and SYSTEMS[system].issued == 1 else "-",
             ]
         )
     return grid(COLUMNS, lines)
+
+
+def _name(results: Results, system: str, case: str) -> str:
+    """What the system is; of one that chooses its samples, what that does to their length."""
+    what = SYSTEMS[system].what
+    if SYSTEMS[system].issued == 1:
+        return what
+    return f"{what} (samples {results.value(system, case, 'mean_length_over_fcfs'):.2f} times as long)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.tables import bus, controller, demo, draft, rollout, sim
+from bench.tables import bus, controller, demo, draft, grpo, lengths, reality, rollout, sim
 from bench.tables.results import Results
 
 
@@ -23,16 +23,25 @@ DRAFT = f"{BENCH} draft --data DIR --json FILE --plots DIR"
 BUS = f"{BENCH} bus --data DIR --json FILE"
 TABLES = {
     "demo": Table("demo_cpu.json", "./run demo --compare-bus none ipc redis --json FILE", demo.table),
+    "demo-one-engine": Table("demo_one_engine_cpu.json", "./run demo --engines 1 --json FILE", demo.table),
     "crowded": Table(
         "rollout_crowded_cpu.json",
         f"{BENCH} rollout --workload crowded --systems fcfs,drop-in --json FILE",
         rollout.table,
     ),
+    "grpo": Table(
+        "grpo_tiny_cpu.json", "python examples/grpo_tiny/run.py --steps 20 --compare --json FILE", grpo.table
+    ),
     "controller": Table("controller_cpu.json", f"{BENCH} controller --parts load --json FILE", controller.load),
+    "chunks": Table("chunks_cpu.json", f"{BENCH} controller --parts chunks --json FILE", controller.chunks),
     "recovery": Table("recovery_cpu.json", f"{BENCH} controller --parts recovery --json FILE", controller.recovery),
     "draft-acceptance": Table("draft_cpu.json", DRAFT, draft.acceptance),
     "draft-cost": Table("draft_cpu.json", DRAFT, draft.cost),
     "sim": Table("sim.json", f"{BENCH} sim --json FILE --plots DIR", sim.table),
+    "lengths": Table("lengths_cpu.json", f"{BENCH} lengths --data DIR --json FILE", lengths.estimates),
+    "policy-pass": Table("policy_pass_cpu.json", "pytest bench/micro --benchmark-json FILE", lengths.passes),
     "bus-acceptance": Table("bus_cpu.json", BUS, bus.acceptance),
     "bus-load": Table("bus_cpu.json", BUS, bus.load),
+    "bus-engines": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines --json FILE", bus.engines),
+    "reality": Table("reality_cpu.json", f"{BENCH} reality --json FILE", reality.table),
 }

@@ -181,9 +181,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     on_gpu = torch.cuda.is_available()
     head = header("python -m sglang_seer bench verify " + " ".join(argv), PACKAGES)
-    if on_gpu:
-        head["hardware"]["gpu"] = torch.cuda.get_device_name()
-    else:
+    if not on_gpu:
         print("verify: no CUDA device: the reference alone runs, on small shapes, and says nothing about a GPU")
     pattern = re.compile(options.case or (QUICK if options.quick and on_gpu else ""))
     rows = _kept(options.json, head)

@@ -9,6 +9,7 @@ from sglang_seer_cpu import (
     hicache,
     kernels,
     line_0_5_12,
+    line_0_5_15,
     overlap,
     weight_sync,
 )
@@ -21,6 +22,8 @@ def install_everything() -> str:
     set_environment_defaults()
     if sglang_line() == "0.5.12":
         line_0_5_12.install()
+    if sglang_line() == "0.5.15":
+        line_0_5_15.install()
     fast_start.install()
     kernels.install()
     determinism.install()

@@ -37,6 +37,7 @@ ROLLOUT = {
     "most_backoff_s": "hardly ever",
     "fruitless": "hardly ever",
     "max_running": "to hold back on engines that others use, too",
+    "gc_objects": "0, where the program around the controller sets the collector itself",
     "overflow_risk": "0, if no engine shall ever retract; more where the pool is small against the limit",
     "placement": "see its keys below",
     "rules": "see its keys below",
@@ -52,7 +53,7 @@ RULES = {
     "quantile": "hardly ever; nearer to 1, the more the longest of all counts",
 }
 ENVIRONMENT = {
-    "SGLANG_SEER": "`on`: as `--scheduler-policy seer`, for launchers that have no such option. `off` wins over everything. `observe` computes decisions, counts them, and changes nothing.",
+    "SGLANG_SEER": "`on`: as `--scheduler-policy seer`, for launchers that have no such option. `off` wins over everything. `observe` changes nothing and notes what Seer would have done (observe.md).",
     "SGLANG_SEER_CONFIG": "As `--seer-config`: a .json or .toml file, or inline JSON.",
     "SGLANG_SEER_ALLOW_UNTESTED": "`1` tries versions of SGLang, veRL and slime that were not tested; of SGLang only signatures are checked then.",
     "SGLANG_SEER_KERNELS": "`triton` or `reference`, to look for a fault; else Triton on a GPU, the torch references on a CPU.",

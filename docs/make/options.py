@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -68,13 +69,8 @@ def check(config: str, place: str, fields: Iterable[str], described: Iterable[st
 
 def defaults(config: type[Any]) -> dict[str, str]:
     """As they are written in JSON; an object's are its own."""
-    made = config()
-    return {
-        field.name: ""
-        if field.name in ("placement", "rules")
-        else f"`{msgspec.json.encode(getattr(made, field.name)).decode()}`"
-        for field in msgspec.inspect.type_info(config).fields  # type: ignore[union-attr]
-    }
+    values: dict[str, object] = msgspec.to_builtins(config())
+    return {name: "" if isinstance(value, dict) else f"`{json.dumps(value)}`" for name, value in values.items()}
 
 
 def meanings(config: type[Any]) -> dict[str, str]:

@@ -45,16 +45,16 @@ def tree() -> str:
         ),
     )
     board.text(24, 196, "Verification: one forward over all nodes; each node draws its own next token", "ink title")
-    place = {name: (62.0 + 118 * column, 246.0 + 46 * row) for name, (_, column, row, _, _) in NODES.items()}
+    places = {name: (62.0 + 118 * column, 246.0 + 46 * row) for name, (_, column, row, _, _) in NODES.items()}
     for name, (_, _, _, parent, passed) in NODES.items():
         if parent is not None:
-            (x0, y0), (x1, y1) = place[parent], place[name]
+            (x0, y0), (x1, y1) = places[parent], places[name]
             board.path([(x0 + 34, y0), (x1 - 36, y1)], "l-green" if passed else "edge", width=3 if passed else 1.2)
     for name, (token, _, _, _, passed) in NODES.items():
-        x, y = place[name]
+        x, y = places[name]
         board.rect(x - 34, y - 14, 68, 28, "green" if passed else "grey", round_px=14)
         board.text(x, y + 4, token.replace(" ", "␣"), "on mono" if passed else "ink mono", anchor="middle")
-    x, y = place["total"]
+    x, y = places["total"]
     board.path([(x + 34, y - 8), (x + 84, y - 24)], "l-orange", width=3, tip=True)
     board.rect(x + 88, y - 40, 68, 28, "orange", round_px=14)
     board.text(x + 122, y - 22, "␣is", "on mono", anchor="middle")

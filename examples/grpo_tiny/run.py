@@ -115,7 +115,8 @@ def run(args: argparse.Namespace, stock: Side, seer: Side) -> int:
     print(f"picture: {args.picture}")
     if args.json is not None:
         settings = {**vars(args), "kv_tokens": kv_tokens, "flags": shared[2:], "flags_seer": seer.flags}
-        write(args.json, {**numbers, "settings": settings, "machine": machine(), "sides": sides})
+        command = f"python examples/grpo_tiny/run.py --steps {args.steps}{' --compare' * args.compare} --json FILE"
+        write(args.json, {**numbers, "command": command, "settings": settings, "machine": machine(), "sides": sides})
     if args.compare and numbers["steps_identical"] < numbers["steps"]:
         print(f"grpo_tiny: {numbers['steps'] - numbers['steps_identical']} steps differ", file=sys.stderr)
         return 1

@@ -14,16 +14,15 @@ gpus=${GPUS:-8}
 seer=${SEER:-on}
 model_script=${MODEL_SCRIPT:-$SLIME/scripts/models/qwen3-0.6B.sh}
 
-# Lines that switch Seer on: two for slime, two in the environment of the engines.
+# Lines that switch Seer on: two for slime, one for drafts in its engines, one in their environment.
 seer_flags=(
     --rollout-function-path sglang_seer.integrations.slime.generate_rollout
     --custom-generate-function-path sglang_seer.integrations.slime.generate
 )
-# slime builds its engines' arguments before SGLang has loaded Seer, which then cannot be their speculative algorithm.
 engine_mode=on
-engine_config='{\"speculation\": false}'
 case $seer in
-on) ;;
+# slime builds its engines' arguments before SGLang has loaded Seer, which takes the place of NGRAM then.
+on) seer_flags+=(--sglang-speculative-algorithm NGRAM) ;;
 chunks) engine_mode=off ;;
 off) seer_flags=() engine_mode=off ;;
 *)
@@ -61,8 +60,7 @@ flags=(
 environment="{\"env_vars\": {
     \"PYTHONPATH\": \"$MEGATRON\",
     \"CUDA_DEVICE_MAX_CONNECTIONS\": \"1\",
-    \"SGLANG_SEER\": \"$engine_mode\",
-    \"SGLANG_SEER_CONFIG\": \"$engine_config\"
+    \"SGLANG_SEER\": \"$engine_mode\"
 }}"
 
 ray start --head --node-ip-address 127.0.0.1 --num-gpus "$gpus" --disable-usage-stats

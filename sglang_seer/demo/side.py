@@ -63,10 +63,14 @@ class Engines:
     clients: Sequence[EngineClient]
     controller: RolloutController | None
 
-    async def roll_out(self, requests: Sequence[GenerateRequest], progress: Progress) -> Rollout:
-        """All requests to their ends. Raises EngineError or RolloutError where that fails."""
+    async def roll_out(
+        self, requests: Sequence[GenerateRequest], progress: Progress, enough: int | None = None
+    ) -> Rollout:
+        """All requests to their ends, or `enough` of them. Raises EngineError or RolloutError where that fails."""
         if self.controller is None:
-            return await roll_out(self.clients, requests, on_finish=progress.finished, on_load=progress.loaded)
+            return await roll_out(
+                self.clients, requests, on_finish=progress.finished, on_load=progress.loaded, enough=enough
+            )
         return await _divided(self.clients, requests, self.controller, progress)
 
     async def update_weights(self, folder: Path, version: str, timeout_s: float) -> None:
@@ -142,15 +146,16 @@ def run_side(
     controller: RolloutConfig | None,
     start_timeout_s: float,
     timeout_s: float,
+    enough: int | None = None,
 ) -> Rollout:
     """The rollout on servers of its own.
 
-    controller: of a divided rollout; None sends everything at once, groups to the servers in turn. Raises ServerError
-    where a server or the rollout fails.
+    controller: of a divided rollout; None sends everything at once, groups to the servers in turn. enough: end with so
+    many samples; only without a controller. Raises ServerError where a server or the rollout fails.
     """
     with started(label, plans, folder, start_timeout_s) as servers:
         try:
-            return asyncio.run(_rollout(label, servers, requests, controller, timeout_s))
+            return asyncio.run(_rollout(label, servers, requests, controller, timeout_s, enough))
         except TimeoutError as error:
             raise servers[0].error(f"the rollout took longer than {timeout_s:.0f} s") from error
 
@@ -161,11 +166,12 @@ async def _rollout(
     requests: Sequence[GenerateRequest],
     config: RolloutConfig | None,
     timeout_s: float,
+    enough: int | None,
 ) -> Rollout:
     async with connected(servers, requests, config) as engines:
-        progress = Progress(label, len(requests))
+        progress = Progress(label, len(requests) if enough is None else enough)
         try:
-            return await asyncio.wait_for(engines.roll_out(requests, progress), timeout_s)
+            return await asyncio.wait_for(engines.roll_out(requests, progress, enough), timeout_s)
         finally:
             progress.close()
 

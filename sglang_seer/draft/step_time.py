@@ -194,13 +194,17 @@ class StepTimes:
         (columns,) = _draft_columns(np.array([batch]), np.array([nodes]))
         return float(columns @ self._draft_fit)
 
+    def typical_steps(self) -> list[StepObservation]:
+        """The typical measurement of each region."""
+        steps = [region.typical() for region in self._steps.by_key.values()]
+        return [StepObservation(batch=b, rows=r, context=c, seconds=s) for s, (b, r, c) in steps]
+
     def save(self, path: str | Path) -> None:
         """Write what was measured as a JSON profile: the typical measurement of each region."""
-        steps = [region.typical() for region in self._steps.by_key.values()]
         drafts = [region.typical() for region in self._drafts.by_key.values()]
         profile = _Profile(
             version=PROFILE_VERSION,
-            steps=[StepObservation(batch=b, rows=r, context=c, seconds=s) for s, (b, r, c) in steps],
+            steps=self.typical_steps(),
             drafts=[DraftObservation(batch=b, nodes=n, seconds=s) for s, (b, n) in drafts],
         )
         Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n")

@@ -118,6 +118,12 @@ def adder_class(stock: type[PrefillAdder], admission: Admission) -> type[Prefill
     return SeerPrefillAdder
 
 
+def free_tokens(scheduler: Any) -> int:
+    """KV slots that are free, or only cached."""
+    cache = scheduler.tree_cache
+    return int(scheduler.token_to_kv_pool_allocator.available_size() + cache.evictable_size())
+
+
 @contextmanager
 def _only_next_steps_reserved(request: Any, tokens: int) -> Iterator[None]:
     """SGLang's own reserve for the request is what its next steps need: the rest was looked at."""

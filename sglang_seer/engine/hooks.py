@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,13 @@ from sglang.srt.managers import scheduler as scheduler_module
 from sglang_seer.config import SeerConfig, mode_from_environment, parse_config
 from sglang_seer.context import ContextLengths, LengthModel
 from sglang_seer.draft.budget import tail_priorities
+from sglang_seer.engine import takeover
 from sglang_seer.engine.admission import Admission, adder_class
 from sglang_seer.engine.launch import ALGORITHM, POLICY, STOCK_POLICY, config_of
 from sglang_seer.engine.metrics import Metrics, labels_of
+from sglang_seer.engine.observer import Observer, would_refuse
 from sglang_seer.engine.policy import SeerSchedulePolicy
+from sglang_seer.engine.ranks import drafts_here
 from sglang_seer.engine.requests import RequestStates
 from sglang_seer.engine.sharing import Lengths
 from sglang_seer.engine.yields import Yields
@@ -34,12 +38,13 @@ _PASSES_BEFORE_HOOK_CHECK = 64
 
 @dataclass(slots=True)
 class SchedulerState:
-    """Seer's state in a scheduler process."""
+    """Seer's state in a scheduler process. observer: only in observe mode, where nothing else acts."""
 
     config: SeerConfig
     states: RequestStates
     lengths: LengthModel
     policy: SeerSchedulePolicy
+    observer: Observer | None = None
     admission: Admission | None = None
     yields: Yields | None = None
     adder: type | None = None
@@ -66,15 +71,17 @@ def _config_of_scheduler(scheduler: Any) -> SeerConfig | None:
         return None
     # A launcher that built its ServerArgs before plugins were loaded: the environment decides, under the same rules.
     config = parse_config(config_from_environment())
+    if mode_from_environment() == "observe":
+        return config
     reasons = []
     if scheduler.schedule_policy not in (POLICY, STOCK_POLICY):
         reasons.append(f"SGLANG_SEER is on and the schedule policy is {scheduler.schedule_policy!r}: choose one")
     if scheduler.enable_priority_scheduling:
         reasons.append("priority scheduling orders requests itself: it cannot be combined with Seer")
-    if config.speculation and mode_from_environment() == "on" and scheduler.spec_algorithm.is_none():
+    if config.speculation and scheduler.spec_algorithm.is_none():
         reasons.append(
             "these server arguments were built without Seer and name no speculative algorithm: "
-            'set speculative_algorithm="SEER" in them, or {"speculation": false} in SGLANG_SEER_CONFIG'
+            f'set {takeover.hint()} in them, or {{"speculation": false}} in SGLANG_SEER_CONFIG'
         )
     if reasons:
         raise RuntimeError("sglang-seer refuses to start: " + "; ".join(reasons))
@@ -92,11 +99,15 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
     reasons = lines.unapplied(lines.patch_set_for(STATUS.sglang_version))
     if reasons:
         raise RuntimeError("sglang-seer refuses to start: " + "; ".join(reasons))
+    if mode_from_environment() == "observe":
+        original(scheduler)
+        _observe(scheduler, config)
+        _start_metrics(scheduler)
+        return
     asked = scheduler.schedule_policy
     scheduler.schedule_policy = "fcfs"
     original(scheduler)
     scheduler.schedule_policy = asked
-    observe = mode_from_environment() == "observe"
     states = request_states(scheduler.server_args.random_seed)
     lengths = ContextLengths()
     rules = Rules(starvation_limit=config.starvation_limit)
@@ -105,12 +116,10 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
         states,
         lengths,
         rules=rules,
-        observe_only=observe,
         on_pass=check_hooks_run,
     )
     admission = yields = None
-    # Pools that hold more than one kind of state have limits that lengths say nothing of.
-    if config.overflow_risk and not (observe or scheduler.is_hybrid_swa or scheduler.tree_cache.supports_mamba()):
+    if _admits(scheduler, config):
         admission = Admission(states, lengths, config.overflow_risk)
         if config.chunk_tokens:
             yields = Yields(scheduler.policy, admission, states, chunk_tokens=config.chunk_tokens, rules=rules)
@@ -118,19 +127,46 @@ def init_schedule_policy(original: Callable[[Any], None], scheduler: Any) -> Non
         config=config, states=states, lengths=lengths, policy=scheduler.policy, admission=admission, yields=yields
     )
     STATUS.config = config
-    STATUS.mode = "observe" if observe else "on"
-    STATUS.parts = [] if observe else ["scheduling"]
+    STATUS.mode = "on"
+    STATUS.parts = ["scheduling"]
     if not scheduler.spec_algorithm.is_none() and getattr(scheduler.spec_algorithm, "name", "") == ALGORITHM:
         STATUS.parts.append("speculation")
     logger.warning(
         "seer: %s on SGLang %s: %s; policy asked for: %s; %s",
         STATUS.mode,
         STATUS.sglang_version,
-        " and ".join(STATUS.parts) or "decisions are computed and not applied",
+        " and ".join(STATUS.parts),
         asked if asked == POLICY else f"{asked}, replaced by {POLICY}",
         ", ".join(f"{name} = {value}" for name, value in config.shown().items()),
     )
     _start_metrics(scheduler)
+
+
+def _admits(scheduler: Any, config: SeerConfig) -> bool:
+    """Whether lengths decide admission: pools that hold more than one kind of state have limits of another kind."""
+    return config.overflow_risk > 0 and not (scheduler.is_hybrid_swa or scheduler.tree_cache.supports_mamba())
+
+
+def _observe(scheduler: Any, config: SeerConfig) -> None:
+    """Watch a stock scheduler. One rank is enough."""
+    global _state
+    STATUS.config, STATUS.mode, STATUS.parts = config, "observe", []
+    reasons = would_refuse(scheduler, config)
+    logger.warning(
+        "seer: observe on SGLang %s: nothing of it is changed; policy: %s; switched on, Seer %s",
+        STATUS.sglang_version,
+        scheduler.schedule_policy,
+        f"would refuse: {'; '.join(reasons)}" if reasons else "would run",
+    )
+    if not drafts_here():
+        return
+    states, lengths = request_states(scheduler.server_args.random_seed), ContextLengths()
+    rules = Rules(starvation_limit=config.starvation_limit)
+    policy = SeerSchedulePolicy(scheduler.policy, states, lengths, rules=rules)
+    admission = Admission(states, lengths, config.overflow_risk) if _admits(scheduler, config) else None
+    observer = Observer(scheduler, policy, states, lengths, admission, would_refuse=reasons)
+    STATUS.sources["observed"] = observer.status
+    _state = SchedulerState(config=config, states=states, lengths=lengths, policy=policy, observer=observer)
 
 
 def _start_metrics(scheduler: Any) -> None:
@@ -143,6 +179,9 @@ def _start_metrics(scheduler: Any) -> None:
 
 def on_idle(_scheduler: Any) -> None:
     """Before `Scheduler.on_idle`: metrics follow what went on after the last step, such as traffic of the bus."""
+    if _state is not None and _state.observer is not None:
+        with _harmless():
+            _state.observer.idle()
     if _state is not None and _metrics is not None:
         _metrics.update()
 
@@ -152,40 +191,72 @@ def process_batch_result(_result: None, scheduler: Any, batch: Any, result: Any)
     STATUS.calls["process_batch_result"] += 1
     if _state is None:
         return
-    drafts = getattr(scheduler.draft_worker, "drafts", None)
-    for request in batch.reqs:
-        state = _state.states.of(request)
-        if state.finished or state.identity is None:
-            continue
-        if state.expected_tokens is None:
-            STATUS.counters["admitted"] += 1
-            state.expected_tokens = _state.lengths.expected_tokens(state.identity.group, state.identity.limit_tokens)
-        tokens = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens + len(request.output_ids)
-        if not request.finished():
-            _state.lengths.progress(state.identity.group, state.arrival, tokens)
-            continue
-        state.finished = True
-        reason = request.finished_reason.to_json()["type"]
-        if reason == "abort":
-            _state.lengths.lost(state.identity.group, state.arrival)
-            STATUS.counters["aborted"] += 1
-            if drafts is not None:
-                drafts.drop(request)
-            continue
-        limit = state.identity.limit_tokens
-        cut = reason == "length" and tokens < limit
-        if drafts is not None:
-            drafts.finish(request, tokens, whole=not cut)
-        if cut and _state.states.chunk_ended(request):
-            _state.lengths.progress(state.identity.group, state.arrival, tokens)
-            STATUS.counters["chunks"] += 1
-            continue
-        _state.lengths.finish(state.identity.group, tokens, member=state.arrival, limit_tokens=limit)
-        STATUS.counters["finished"] += 1
-        STATUS.counters["estimated_tokens"] += tokens
-        STATUS.counters["estimate_error_tokens"] += round(abs(state.expected_tokens - tokens))
+    if _state.observer is not None:
+        with _harmless():
+            for request in _state.observer.begin(batch):
+                _learn(_state, request, None)
+            _state.observer.end(scheduler, batch)
+    else:
+        drafts = getattr(scheduler.draft_worker, "drafts", None)
+        for request in batch.reqs:
+            _learn(_state, request, drafts)
     if _metrics is not None:
         _metrics.update()
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """A stock engine does not die of being watched: an error in here ends the watching, and the status says so."""
+    global _state
+    try:
+        yield
+    except Exception as error:
+        logger.exception("seer: observing failed and ends here; the engine goes on")
+        STATUS.reasons.append(f"observing failed: {type(error).__name__}: {error}")
+        STATUS.sources.pop("observed", None)
+        _state = None
+
+
+def _learn(known: SchedulerState, request: Any, drafts: Any) -> None:
+    """What a processed batch tells of one of its requests."""
+    state, observer = known.states.of(request), known.observer
+    if state.finished or state.identity is None:
+        return
+    if state.expected_tokens is None:
+        STATUS.counters["admitted"] += 1
+        state.expected_tokens = known.lengths.expected_tokens(state.identity.group, state.identity.limit_tokens)
+        if observer is not None:
+            observer.joined(request, state)
+    tokens = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens + len(request.output_ids)
+    if not request.finished():
+        known.lengths.progress(state.identity.group, state.arrival, tokens)
+        return
+    state.finished = True
+    reason = request.finished_reason.to_json()["type"]
+    if reason == "abort":
+        known.lengths.lost(state.identity.group, state.arrival)
+        STATUS.counters["aborted"] += 1
+        if drafts is not None:
+            drafts.drop(request)
+        if observer is not None:
+            observer.aborted(state)
+        return
+    limit = state.identity.limit_tokens
+    cut = reason == "length" and tokens < limit
+    if drafts is not None:
+        drafts.finish(request, tokens, whole=not cut)
+    if cut and known.states.chunk_ended(request):
+        known.lengths.progress(state.identity.group, state.arrival, tokens)
+        STATUS.counters["chunks"] += 1
+        if observer is not None:
+            observer.chunk_ended(state)
+        return
+    known.lengths.finish(state.identity.group, tokens, member=state.arrival, limit_tokens=limit)
+    STATUS.counters["finished"] += 1
+    STATUS.counters["estimated_tokens"] += tokens
+    STATUS.counters["estimate_error_tokens"] += round(abs(state.expected_tokens - tokens))
+    if observer is not None:
+        observer.ended(request, state, tokens)
 
 
 def learn_lengths(lengths: Lengths) -> None:
@@ -249,6 +320,9 @@ def flush_cache(success: bool, *_arguments: Any, **_keywords: Any) -> bool:
     """After `Scheduler.flush_cache`: lengths and drafts belong to the weights that made them."""
     if _state is not None and success:
         _state.lengths.clear()
+        if _state.observer is not None:
+            with _harmless():
+                _state.observer.flushed()
         STATUS.counters["flushes"] += 1
     return success
 
@@ -257,8 +331,11 @@ def get_internal_state(output: Any, *_arguments: Any) -> Any:
     """After `get_internal_state`: live counters for /server_info."""
     # Older lines put all attributes of the record there, also those that JSON does not know.
     output.internal_state.pop("_seer_config", None)
-    if _state is not None:
-        output.internal_state["sglang_seer"] = live_status()
+    status = live_status()
+    if _state is not None and _state.observer is not None:
+        with _harmless():
+            status["observed"]["record"] = _state.observer.record()
+    output.internal_state["sglang_seer"] = status
     return output
 
 

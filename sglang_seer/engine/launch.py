@@ -52,6 +52,11 @@ def activate(arguments: MutableMapping[str, Any], config_source: Any) -> SeerCon
             logger.warning("seer: SGLANG_SEER=off: running stock SGLang with policy %s", STOCK_POLICY)
             arguments["schedule_policy"] = STOCK_POLICY
         return None
+    if mode == "observe":
+        config = parse_config(config_source if config_source is not None else config_from_environment())
+        arguments["schedule_policy"] = STOCK_POLICY if policy == POLICY else policy
+        STATUS.mode, STATUS.config = mode, config
+        return config
     if policy not in (POLICY, STOCK_POLICY):
         raise ValueError(f"SGLANG_SEER={mode} and schedule policy {policy!r} contradict each other: choose one")
     if arguments.get("enable_priority_scheduling"):
@@ -63,7 +68,7 @@ def activate(arguments: MutableMapping[str, Any], config_source: Any) -> SeerCon
             "weights could not be told apart; wanted inproc: or SGLang 0.5.23"
         )
     arguments["schedule_policy"] = POLICY
-    if config.speculation and mode != "observe" and arguments.get("speculative_algorithm") is None:
+    if config.speculation and arguments.get("speculative_algorithm") is None:
         arguments["speculative_algorithm"] = ALGORITHM
         if arguments.get("speculative_num_draft_tokens") is None:
             arguments["speculative_num_draft_tokens"] = config.draft_nodes + 1
@@ -82,11 +87,11 @@ def from_cli_args(original: Callable[..., ServerArgs], *positional: Any) -> Serv
         config = activate(arguments, arguments.get("seer_config"))
     except ValueError as error:
         raise refuse([str(error)]) from None
-    return _marked(original(*positional), config)
+    return mark(original(*positional), config)
 
 
-def _marked(server_args: ServerArgs, config: SeerConfig | None) -> ServerArgs:
-    # Attributes that begin with an underscore travel with the record to the scheduler processes.
+def mark(server_args: ServerArgs, config: SeerConfig | None) -> ServerArgs:
+    """Put the config on the record; attributes that begin with an underscore travel to the scheduler processes."""
     if config is not None:
         server_args._seer_config = config
     return server_args
@@ -94,7 +99,7 @@ def _marked(server_args: ServerArgs, config: SeerConfig | None) -> ServerArgs:
 
 def _build_server_args(**arguments: Any) -> ServerArgs:
     config = activate(arguments, arguments.pop("seer_config", None))
-    return _marked(ServerArgs(**arguments), config)
+    return mark(ServerArgs(**arguments), config)
 
 
 def server_args_class() -> None:

@@ -24,11 +24,13 @@ def set_logprobs(batch: Any, logits_output: Any, accepted: Accepted) -> None:
 
     accepted: of a verification that was asked for `wanted_logprobs(batch)`.
     """
-    if any(ids is not None for ids in batch.token_ids_logprobs or ()):
-        # Log-probabilities of tokens that the request names, rarely asked for.
+    kept = line.returns_kept_tokens(batch)
+    if kept or any(ids is not None for ids in batch.token_ids_logprobs or ()):
+        # Log-probabilities of tokens that the request names, or among those that its filters kept: rarely asked for.
         line.compute_spec_logprobs(batch, logits_output, _tokens_by_row(accepted), accept_index=accepted.nodes)
-    logprobs = accepted.logprobs if accepted.logprobs is not None else accepted.original_logprobs
-    logits_output.next_token_logprobs = logprobs
+    if not kept:
+        logprobs = accepted.logprobs if accepted.logprobs is not None else accepted.original_logprobs
+        logits_output.next_token_logprobs = logprobs
     if accepted.top_logprobs is not None and accepted.top_tokens is not None:
         width = accepted.tokens.shape[1]
         slots = [(i, j, num) for i, num in enumerate(batch.top_logprobs_nums) for j in range(width)]

@@ -22,7 +22,7 @@ _HANDLE = attrgetter("handle")
 class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
     """SGLang's first-come-first-served policy with its order replaced by Seer's.
 
-    observe_only: decide and count, but leave the queue as it is. on_pass: called once a pass, may raise.
+    on_pass: called once a pass, may raise.
     """
 
     def __init__(
@@ -32,7 +32,6 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         lengths: LengthModel,
         *,
         rules: Rules,
-        observe_only: bool,
         on_pass: Callable[[], None] = lambda: None,
     ) -> None:
         # Take over the configured stock policy object instead of building a second one.
@@ -40,7 +39,6 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         self._states = states
         self._lengths = lengths
         self._rules = rules
-        self._observe_only = observe_only
         self._on_pass = on_pass
         self._waiting = WaitingQueue(lengths, rules)
         self._last_queue: list[Any] = []
@@ -61,8 +59,7 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
             return
         self._catch_up(waiting_queue)
         order = self._decide(waiting_queue, running_batch)
-        if not self._observe_only:
-            waiting_queue[:] = order
+        waiting_queue[:] = order
         self._last_queue, self._known = list(waiting_queue), known
 
     def _only_head_left(self, waiting_queue: list[Any]) -> bool:
@@ -101,7 +98,7 @@ class SeerSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         assert len(order) == len(waiting_queue), "the policy lost or invented a request"
         STATUS.counters["decisions"] += 1
         STATUS.counters["reordered"] += order != waiting_queue
-        if len(order) > 1 and not self._observe_only:
+        if len(order) > 1:
             STATUS.first("ordered", "ordered its first queue: %d waiting, %d probes", len(order), decision.probes)
         return order
 

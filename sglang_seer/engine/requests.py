@@ -7,6 +7,7 @@ import logging
 import secrets
 from array import array
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakValueDictionary
@@ -75,6 +76,17 @@ class RequestStates:
             state = self._make(request)
             setattr(request, _ATTRIBUTE, state)
         return state
+
+    @staticmethod
+    def with_news(requests: Sequence[Any]) -> list[Any]:
+        """Of live requests, those that end, and those whose first token nobody has learnt of. Cheap: once a step."""
+        return [
+            request
+            for request in requests
+            if request.finished_reason is not None
+            or (state := request.__dict__.get(_ATTRIBUTE)) is None
+            or state.expected_tokens is None
+        ]
 
     def chunk_ended(self, request: Any) -> bool:
         """The response goes on in a later request. False where that cannot be known again: it has no sample number."""

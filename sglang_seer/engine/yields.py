@@ -10,7 +10,7 @@ from typing import Any
 
 from sglang.srt.disaggregation.utils import DisaggregationMode
 
-from sglang_seer.engine.admission import Admission
+from sglang_seer.engine.admission import Admission, free_tokens
 from sglang_seer.engine.logits import takes_plain_path
 from sglang_seer.engine.policy import SeerSchedulePolicy
 from sglang_seer.engine.requests import RequestStates
@@ -48,7 +48,7 @@ class Yields:
         finishing = set(map(id, line.finishing_in_flight(scheduler, batch)))
         decision = self._policy.decision(scheduler.waiting_queue, batch)
         loads = {place: self._admission.running(request) for place, request in enumerate(batch.reqs)}
-        capacity = sum(map(self._admission.gives_back, batch.reqs)) + _free_tokens(scheduler)
+        capacity = sum(map(self._admission.gives_back, batch.reqs)) + free_tokens(scheduler)
         leaving: dict[int, str] = {}
         for place in ended:
             request = batch.reqs[place]
@@ -109,9 +109,3 @@ def may_yield(request: Any) -> bool:
         or request.return_hidden_states
         or request.return_routed_experts
     )
-
-
-def _free_tokens(scheduler: Any) -> int:
-    """KV slots that are free, or only cached."""
-    cache = scheduler.tree_cache
-    return int(scheduler.token_to_kv_pool_allocator.available_size() + cache.evictable_size())

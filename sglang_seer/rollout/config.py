@@ -33,6 +33,8 @@ class RolloutConfig:
     each time. most_backoff_s: but no longer.
     fruitless: chunks in a row without a token, after which a sample ends as an error.
     max_running: chunks on one engine at a time; None: what the engine says.
+    gc_objects: Python's garbage collector looks at new objects after so many allocations, while a controller is open;
+    0 leaves it as it is.
     overflow_risk: chance, with each chunk that starts, that its engine's KV pool overflows before the chunks there end;
     0 only starts what fits for sure.
     placement: which engine takes a chunk. rules: the order of the buffer. Each is an object with keys of its own.
@@ -58,6 +60,7 @@ class RolloutConfig:
     most_backoff_s: float = 30.0
     fruitless: int = 16
     max_running: int | None = None
+    gc_objects: int = 20_000
     overflow_risk: float = 0.05
     placement: PlacementRules = field(default_factory=PlacementRules)
     rules: Rules = field(default_factory=Rules)
@@ -71,8 +74,9 @@ class RolloutConfig:
                 raise ValueError(f"{one.name}: got {getattr(self, one.name)}, wanted more than 0 seconds")
         if not 0 <= self.overflow_risk < 1:
             raise ValueError(f"overflow_risk: got {self.overflow_risk}, wanted 0 or more and less than 1")
-        if not self.stream_tokens >= 0:
-            raise ValueError(f"stream_tokens: got {self.stream_tokens}, wanted at least 0")
+        for name in ("stream_tokens", "gc_objects"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"{name}: got {value}, wanted at least 0")
         if self.max_running is not None and self.max_running < 1:
             raise ValueError(f"max_running: got {self.max_running}, wanted at least 1 or None")
 

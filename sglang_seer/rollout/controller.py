@@ -19,7 +19,7 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 from sglang_seer.context import ContextLengths, LengthModel
 from sglang_seer.rollout.buffer import Counts, Request, RequestBuffer
 from sglang_seer.rollout.client import RolloutError
+from sglang_seer.rollout.collector import fewer_collections
 from sglang_seer.rollout.config import RolloutConfig
 from sglang_seer.rollout.events import EventLog
 from sglang_seer.rollout.exact import plan
@@ -110,6 +111,7 @@ class RolloutController:
             break_stalled=self._runner.break_stalled,
             wake=self._runner.wake,
         )
+        self._collector = ExitStack()
         self._drained = asyncio.Event()
         self._rewards: set[asyncio.Task[None]] = set()
         self._reward: Reward | None = None
@@ -122,6 +124,7 @@ class RolloutController:
     # Engines
 
     async def __aenter__(self) -> RolloutController:
+        self._collector.enter_context(fewer_collections(self.config.gc_objects))
         try:
             await self._fleet.open(self._wanted)
         except BaseException:
@@ -135,8 +138,9 @@ class RolloutController:
         await self._close()
 
     async def _close(self) -> None:
-        await self._abandon()
-        await self._fleet.close()
+        with self._collector:
+            await self._abandon()
+            await self._fleet.close()
 
     async def add_engine(self, url: str) -> None:
         """Takes in another engine, also while running. Raises EngineError, or ValueError where it does not fit in."""

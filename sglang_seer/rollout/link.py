@@ -112,7 +112,10 @@ class EngineLink:
     async def ask(self) -> EngineFacts:
         """Its /server_info. Raises EngineError where it does not answer, ValueError where it is not of use."""
         try:
-            facts = facts_of(await self._client.server_info(), shared_kv=self._config.shared_kv)
+            info = await self._client.server_info()
+            # There it is the model of its start. One that comes back with the weights of the start must be seen.
+            info |= {"model_path": (await self._client.model_info()).get("model_path", info.get("model_path"))}
+            facts = facts_of(info, shared_kv=self._config.shared_kv)
         except EngineError as error:
             self.last_error = str(error)
             raise

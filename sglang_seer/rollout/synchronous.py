@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 
 import msgspec
 
@@ -13,7 +14,8 @@ POLL_S = 0.25
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
-    """Finished samples in the order of their requests, and the engines' load together in the order of time."""
+    """Finished samples in the order of their requests, or that of their ends where some were enough, and the engines'
+    load together in the order of time."""
 
     generations: list[Generation]
     loads: list[Load]
@@ -32,10 +34,12 @@ async def roll_out(
     on_finish: Callable[[Generation], None],
     on_load: Callable[[Load], None],
     poll_s: float = POLL_S,
+    enough: int | None = None,
 ) -> Rollout:
     """Sends all requests, groups to the engines in turn, and returns when the last sample is there.
 
-    Raises EngineError as soon as one request fails; the others are cancelled.
+    enough: return when so many are there, and abort the others (a partial rollout; those that end first are the short
+    ones). Raises EngineError as soon as one request fails; the others are cancelled.
     """
 
     async def one(client: EngineClient, request: GenerateRequest) -> Generation:
@@ -47,7 +51,10 @@ async def roll_out(
         places = by_group(requests, len(clients))
         tasks = [asyncio.create_task(one(clients[i], request)) for i, request in zip(places, requests, strict=True)]
         try:
-            generations = list(await asyncio.gather(*tasks))
+            if enough is None:
+                generations = list(await asyncio.gather(*tasks))
+            else:
+                generations = [await ended for ended in islice(asyncio.as_completed(tasks), enough)]
         finally:
             for task in tasks:
                 task.cancel()

@@ -1,8 +1,8 @@
 """A rollout on a cluster, event by event.
 
-Events are what changes a batch: a request finishes, its chunk ends, KV runs short, a waiting request fits, KV arrives
-over the link, an instance fails or comes back. Between them an instance advances in closed form. Ties are broken by the
-order in which events were planned, so a run depends on its inputs alone.
+Events are what changes a batch: a request is asked for, it finishes, its chunk ends, KV runs short, a waiting request
+fits, KV arrives over the link, an instance fails or comes back. Between them an instance advances in closed form. Ties
+are broken by the order in which events were planned, so a run depends on its inputs alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sglang_seer.sim.request import Request
 from sglang_seer.sim.result import Counts, Result, Sample
 
 SAMPLES = 400
-_STEP, _ARRIVE, _FAIL, _RECOVER = range(4)
+_STEP, _ARRIVE, _FAIL, _RECOVER, _ASKED = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class _Run:
         self.dispatch: Dispatch = (
             Divided(cluster, policy, self.instances, self.counts)
             if policy.divided
-            else Stock(policy, self.instances, self.counts)
+            else Stock(policy, self.instances, self.counts, self._kind)
         )
         self.events: list[tuple[float, int, int, int, object]] = []
         self.planned = 0
@@ -108,7 +108,11 @@ class _Run:
     def until(self, groups: int) -> Result:
         for failure in self.cluster.failures:
             self._push(failure.at_s, _FAIL, failure.instance, failure)
-        self._apply(self.dispatch.start([request for request in self.requests if request.remaining_tokens]), 0.0)
+        unfinished = [request for request in self.requests if request.remaining_tokens]
+        for request in unfinished:
+            if request.arrives_s > 0.0:
+                self._push(request.arrives_s, _ASKED, 0, request)
+        self._apply(self.dispatch.start(unfinished), 0.0)
         end_s = 0.0
         while self.groups_done < groups:
             assert self.events, "nothing is left to happen and requests wait"
@@ -122,6 +126,9 @@ class _Run:
             elif what == _ARRIVE:
                 assert isinstance(payload, Request)
                 self._arrive(instance, payload, time_s)
+            elif what == _ASKED:
+                assert isinstance(payload, Request)
+                self._apply(self.dispatch.ask(payload), time_s)
             elif what == _FAIL:
                 assert isinstance(payload, Failure)
                 self._fail(instance, payload, time_s)

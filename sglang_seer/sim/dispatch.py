@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from sglang_seer.schedule.placement import EngineLoad, place
@@ -24,7 +24,10 @@ Changes = list[tuple[Instance, Request | None, float]]
 class Dispatch(Protocol):
     """Answers to events. Each returns the instances to plan again, with the requests to begin there."""
 
-    def start(self, requests: Sequence[Request]) -> Changes: ...
+    def start(self, requests: Sequence[Request]) -> Changes:
+        """All there will be; those that arrive later are asked for then."""
+
+    def ask(self, request: Request) -> Changes: ...
 
     def admit(self, instance: Instance) -> Changes: ...
 
@@ -60,10 +63,15 @@ def prefill(instance: Instance, request: Request, counts: Counts) -> None:
 class Stock:
     """Stock engines behind a fixed assignment; after a failure, its requests start again on those that are left."""
 
-    def __init__(self, policy: Policy, instances: Sequence[Instance], counts: Counts) -> None:
+    def __init__(
+        self, policy: Policy, instances: Sequence[Instance], counts: Counts, kind_of: Callable[[Request], int]
+    ) -> None:
+        """kind_of: class of a request's acceptance now."""
         self._policy = policy
         self._instances = instances
         self._counts = counts
+        self._kind_of = kind_of
+        self._at: dict[int, int] = {}
         informed = policy.order in (Order.CONTEXT, Order.LONGEST_SIBLING)
         self._queues = [
             LengthsQueue(instance, policy.order) if informed else StockQueue(instance, policy.order)
@@ -73,20 +81,33 @@ class Stock:
 
     def start(self, requests: Sequence[Request]) -> Changes:
         changed: Changes = []
-        for request, at in zip(
-            requests, assigned(list(requests), len(self._instances), self._policy.placement), strict=True
-        ):
-            self._queues[at].put(request)
+        places = assigned(list(requests), len(self._instances), self._policy.placement)
+        for request, at in zip(requests, places, strict=True):
+            self._at[request.index] = at
+            if not request.arrives_s:
+                self._queues[at].put(request)
         for queue in self._queues:
             queue.sort()
             changed += self.admit(queue.instance)
         return changed
+
+    def ask(self, request: Request) -> Changes:
+        queue = self._queues[self._at[request.index]]
+        if not queue.instance.alive:
+            self._homeless.append(request)
+            return self._house()
+        queue.put(request)
+        queue.sort()
+        # Somebody new is looked at between two steps.
+        queue.instance.catch_up(request.arrives_s)
+        return self.admit(queue.instance)
 
     def admit(self, instance: Instance) -> Changes:
         if not instance.alive:
             return []
         for request in self._queues[instance.index].admit():
             prefill(instance, request, self._counts)
+            instance.change_kind(request, self._kind_of(request))
         return [(instance, None, 0.0)]
 
     def begin(self, instance: Instance, request: Request, kind: int) -> None:
@@ -166,8 +187,13 @@ class Divided:
 
     def start(self, requests: Sequence[Request]) -> Changes:
         for request in requests:
-            self._buffer.add(request)
+            if not request.arrives_s:
+                self._buffer.add(request)
         return self._schedule(0.0)
+
+    def ask(self, request: Request) -> Changes:
+        self._buffer.add(request)
+        return self._schedule(request.arrives_s)
 
     def admit(self, instance: Instance) -> Changes:
         return self._schedule(instance.now_s)

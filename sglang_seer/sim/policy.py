@@ -70,6 +70,9 @@ POLICIES = {
     "seer-engine": Policy(
         Placement.REQUESTS, Order.CONTEXT, Drafts.NONE, "Seer inside each engine: requests in turn, order and admission"
     ),
+    "seer-engine-spec": Policy(
+        Placement.REQUESTS, Order.CONTEXT, Drafts.GROUP, "Seer inside each engine, drafts from finished siblings too"
+    ),
     "oracle": Policy(Placement.POOL, Order.ORACLE, Drafts.NONE, "divided rollout, true longest first"),
 }
 

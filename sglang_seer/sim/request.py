@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 # Where a request's KV is: nowhere, or in the pool that all instances reach. Else the number of the instance.
@@ -13,8 +14,8 @@ POOL = -2
 class Request:
     """length_tokens is what it will generate; only oracles may look at it before it is there.
 
-    tokens: generated and safe. kv_at: the instance that holds its KV, or NOWHERE, or POOL. target_tokens: where its
-    present stay on an instance ends. The rest is the instance's bookkeeping.
+    arrives_s: when it is asked for. tokens: generated and safe. kv_at: the instance that holds its KV, or NOWHERE, or
+    POOL. target_tokens: where its present stay on an instance ends. The rest is the instance's bookkeeping.
     """
 
     index: int
@@ -22,6 +23,7 @@ class Request:
     prompt_tokens: int
     length_tokens: int
     limit_tokens: int
+    arrives_s: float = 0.0
     tokens: int = 0
     kv_at: int = NOWHERE
     target_tokens: int = 0
@@ -38,6 +40,8 @@ class Request:
             raise ValueError(f"request {self.index}: prompt_tokens: got {self.prompt_tokens}, wanted 0 or more")
         if self.length_tokens < 1:
             raise ValueError(f"request {self.index}: length_tokens: got {self.length_tokens}, wanted at least 1")
+        if not 0.0 <= self.arrives_s < math.inf:
+            raise ValueError(f"request {self.index}: arrives_s: got {self.arrives_s}, wanted a finite time, 0 or more")
         if self.limit_tokens < self.length_tokens:
             raise ValueError(
                 f"request {self.index}: limit_tokens: got {self.limit_tokens}, wanted at least its length, "

@@ -32,6 +32,12 @@ class Counts:
     failures: int = 0
 
 
+def tail_seconds(finish_s: Sequence[float]) -> float:
+    """Seconds in which only the last 10% of the requests ran."""
+    ordered = sorted(finish_s)
+    return ordered[-1] - ordered[ceil(0.9 * len(ordered)) - 1]
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """seconds: until the last wanted request was done. finish_s: of each of them, rising. tokens: of those."""
@@ -52,8 +58,7 @@ class Result:
     @property
     def tail_s(self) -> float:
         """Seconds in which only the last 10% of the requests ran."""
-        ordered = sorted(self.finish_s)
-        return ordered[-1] - ordered[ceil(0.9 * len(ordered)) - 1]
+        return tail_seconds(self.finish_s)
 
     def as_json(self) -> dict[str, Any]:
         """Numbers only; samples as lists."""

@@ -96,7 +96,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     kept = json.loads(out.read_text())
     shares = [row["value"] for row in kept["rows"] if row["metric"] == "simulated_over_real"]
     assert len(shares) == 2 and shares[0] == pytest.approx(1.0, abs=0.08)
-    assert set(kept["profiles"]) == {"1 engine, stock", "1 engine, seer"}
+    assert set(kept["profiles"]) == {f"1 engine, {side}, all but {n}" for side in ("stock", "seer") for n in (1, 2)}
     assert "1 engine, stock" in capsys.readouterr().out
 
 
@@ -110,6 +110,7 @@ def test_an_engine_that_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     ])  # fmt: skip
     assert command.main(["--engines", "1"]) == 2
     assert capsys.readouterr().err.endswith("reality: the stock server failed\n")
-    with pytest.raises(SystemExit) as ended:
-        command.main(["--engines", "0"])
-    assert ended.value.code == 2
+    for wrong in (["--engines", "0"], ["--repetitions", "1"]):
+        with pytest.raises(SystemExit) as ended:
+            command.main(wrong)
+        assert ended.value.code == 2

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from bench.rollout import command, figures
+from bench.rollout import command, figures, measure
 from bench.rollout.systems import SYSTEMS
-from sglang_seer.rollout.records import Generation
+from sglang_seer.rollout.records import GenerateRequest, Generation
 from sglang_seer.rollout.synchronous import Rollout
 
 
-def rollout(seconds: float, *, tail: float = 1.0, tokens: int = 7, steps: int = 0) -> Rollout:
-    """Ten samples of ten tokens, nine of which end `tail` seconds before the last."""
+def rollout(
+    seconds: float, *, tail: float = 1.0, tokens: int = 7, steps: int = 0, others: int = 0, length: int = 10
+) -> Rollout:
+    """Ten samples of ten tokens, nine of which end `tail` seconds before the last; so many are of other prompts."""
     return Rollout(
         generations=[
             Generation(
-                group="g", sample=number, output_ids=[tokens] * 10, finish_reason="stop", prompt_tokens=3,
+                group="more-g" if number < others else "g", sample=number,
+                output_ids=[tokens] * (length if number < others else 10), finish_reason="stop", prompt_tokens=3,
                 submitted_s=100.0, first_s=None, finished_s=100.0 + seconds - (tail if number < 9 else 0.0),
                 retractions=number, verify_steps=steps,
             )
@@ -55,9 +58,35 @@ def test_samples_that_differ_are_found_where_they_must_not() -> None:
     assert figures.differing({**MADE, "seer": [rollout(5.0), rollout(5.0, tokens=8)]}) == {"seer": 10}
 
 
+def test_a_partial_rollout_is_said_to_return_others() -> None:
+    """Six of ten samples are of prompts beyond those that were wanted, and shorter."""
+    made = {**MADE, "partial": [rollout(5.0, others=6, length=5), rollout(5.0, others=6, length=5)]}
+    assert figures.differing(made) == {}
+    value = {(row.system, row.metric): row.value for row in figures.rows(made, "demo")}
+    assert (value["partial", "samples_identical"], value["partial", "samples_total"]) == (8, 20)
+    assert value["partial", "mean_length_over_fcfs"] == pytest.approx(0.7)
+    assert value["seer", "mean_length_over_fcfs"] == 1.0
+    # It is none of the stock settings that the others are measured by, however fast.
+    assert (
+        figures.best_stock({name: [figures.measured(one) for one in runs] for name, runs in made.items()}) != "partial"
+    )
+    # Samples that are there are those of plain decoding, or the run does not count; elsewhere none may be missing.
+    wrong = {**made, "partial": [rollout(5.0, others=6, tokens=8), rollout(5.0, others=6)]}
+    assert figures.differing(wrong) == {"partial": 4}
+    assert figures.differing({**MADE, "seer": [rollout(5.0, others=6), rollout(5.0)]}) == {"seer": 6}
+
+
+def test_a_replay_has_nothing_to_over_issue(tmp_path: Path) -> None:
+    engines = measure.Engines(count=1, flags=(), environment={}, chunk_tokens=8)
+    asked = [GenerateRequest(group="g", sample=0, input_ids=[1], limit=4, seed=0)]
+    with pytest.raises(ValueError, match="partial: issues 2 requests, there are 1"):
+        measure.run("partial", engines, asked, tmp_path)
+
+
 def test_systems_say_what_they_are() -> None:
+    assert SYSTEMS["observe"].environment == {"SGLANG_SEER": "observe"}
     stock = {name for name, system in SYSTEMS.items() if system.stock}
-    assert {"fcfs", "lof", "lpm", "ngram"} <= stock and not stock & {"divided", "context", "seer", "drop-in"}
+    assert {"fcfs", "lof", "lpm", "ngram"} <= stock and not stock & {"divided", "seer", "drop-in", "observe", "partial"}
     assert all(SYSTEMS[name].environment == {"SGLANG_SEER": "off"} for name in stock)
     assert {name for name, system in SYSTEMS.items() if not system.exact} == {n for n in SYSTEMS if "ngram" in n}
 

@@ -1,14 +1,16 @@
 """Runs in a process of its own: imports SGLang once, then runs engines, each in a fork.
 
 Importing SGLang costs more than everything that the engines do here. Reads one folder a line; in it `job.json` has
-`engine` (arguments of `sglang.Engine`), `batches` (arguments of `Engine.generate`) and perhaps `mutant`, statements to
-execute before the engine starts. Writes `answers.json`, `status.json` and `log.txt` there, and to stdout the exit code.
+`engine` (arguments of `sglang.Engine`), `batches` (arguments of `Engine.generate`), perhaps `mutant`, statements to
+execute before the engine starts, and perhaps `early`: server arguments are built before that, as launchers do that know
+nothing of SGLang's plugins. Writes `answers.json`, `status.json` and `log.txt` there, and to stdout the exit code.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -16,10 +18,15 @@ from pathlib import Path
 def run_job(folder: Path) -> None:
     """Run one engine in this process."""
     from sglang.srt.entrypoints.engine import Engine
+    from sglang.srt.server_args import ServerArgs
 
     job = json.loads((folder / "job.json").read_text())
+    arguments = job["engine"]
+    if job.get("early"):
+        # On its way to the process that serves.
+        arguments = {"server_args": pickle.loads(pickle.dumps(ServerArgs(**arguments)))}
     exec(job.get("mutant", ""), {})
-    engine = Engine(**job["engine"])
+    engine = Engine(**arguments)
     try:
         answers = [engine.generate(**batch) for batch in job["batches"]]
         (state,) = engine.get_server_info()["internal_states"]

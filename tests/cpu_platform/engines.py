@@ -66,11 +66,12 @@ class EngineHost:
                 self._lines.put(line)
         self._lines.put("host ended")
 
-    def run(self, engine: dict[str, Any], batches: list[Batch], *, mutant: str = "") -> Answers:
+    def run(self, engine: dict[str, Any], batches: list[Batch], *, mutant: str = "", early: bool = False) -> Answers:
         """The answers of each batch.
 
         Args:
             mutant: statements that run in the engine's process before it starts.
+            early: server arguments are built before SGLang loads plugins.
 
         Raises:
             AssertionError: the engine failed or took too long; the message has the end of its log.
@@ -78,7 +79,7 @@ class EngineHost:
         self._count += 1
         folder = self._folder / f"engine{self._count}"
         folder.mkdir()
-        job = {"engine": engine, "batches": [batch.arguments() for batch in batches], "mutant": mutant}
+        job = {"engine": engine, "batches": [batch.arguments() for batch in batches], "mutant": mutant, "early": early}
         (folder / "job.json").write_text(json.dumps(job))
         assert self._process.stdin is not None
         self._process.stdin.write(f"{folder}\n")

@@ -46,12 +46,10 @@ def _without_prefix_matching() -> Any:
 class QueueMachine(RuleBasedStateMachine):
     """Joins, admissions from head and middle, aborts, retractions, finishes, flushes, in any order."""
 
-    @initialize(observe=st.booleans())
-    def start(self, observe: bool) -> None:
+    @initialize()
+    def start(self) -> None:
         self.lengths = ContextLengths()
-        self.policy = SeerSchedulePolicy(
-            StockPolicy(), RequestStates(0), self.lengths, rules=Rules(starvation_limit=5), observe_only=observe
-        )
+        self.policy = SeerSchedulePolicy(StockPolicy(), RequestStates(0), self.lengths, rules=Rules(starvation_limit=5))
         self.queue: list[Request] = []
         self.running: list[Request] = []
         self.made = 0
@@ -116,7 +114,7 @@ TestQueueMachine.settings = settings(max_examples=80, stateful_step_count=40, de
 def test_a_tail_that_left_and_came_back_is_no_sign_of_peace() -> None:
     """The last request is admitted and retracted while another is aborted: same tail, same size, other requests."""
     machine = QueueMachine()
-    machine.start(observe=False)
+    machine.start()
     stays, returns = Request(1, 0, 10), Request(2, 1, 10)
     machine.queue = [stays, returns]
     machine.schedule()

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -145,13 +147,37 @@ def test_a_line_names_only_targets_of_the_one_it_is_compared_with() -> None:
         on_another_line(lines.NEWEST, {"managers.nobody.f": "0" * 12})
 
 
+def test_a_build_with_patches_of_a_framework_is_known(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a version there are two looks; a third is refused, and told apart from the one that it resembles most."""
+    theirs = changed(tmp_path, "batch + 1", "batch + 2")
+    stock, built = recorded(package), recorded(theirs)
+    guarded = Target("sglang.engine", "guarded", ("x",))
+    bare = PatchSet("1.0", "1_0", (), (stock, guarded))
+    monkeypatch.setattr(lines, "SUPPORTED", {"1.0": bare})
+    assert lines.refusal_reasons(package, "1.0") == []
+    assert len(lines.refusal_reasons(theirs, "1.0")) == 1
+    known = replace(bare, builds={"theirs": {"sglang.engine.Engine.step": str(built.fingerprint)}})
+    monkeypatch.setattr(lines, "SUPPORTED", {"1.0": known})
+    assert lines.refusal_reasons(package, "1.0") == lines.refusal_reasons(theirs, "1.0") == []
+    third = tmp_path / "third" / "sglang"
+    shutil.copytree(theirs, third)
+    (third / "engine.py").write_text((theirs / "engine.py").read_text().replace("guarded", "kept"))
+    (reason,) = lines.refusal_reasons(third, "1.0")
+    assert "'guarded' is gone" in reason
+    with pytest.raises(ValueError, match=r"not targets of SGLang 1.0: .'nobody.f'"):
+        replace(bare, builds={"typo": {"nobody.f": "0" * 12}}).targets_of("typo")
+
+
 def test_ledger_is_complete() -> None:
     for patch_set in lines.SUPPORTED.values():
         for patch in patch_set.patches:
             assert patch.why and patch.until, patch.target.path
             assert patch.target.fingerprint is not None, patch.target.path
             assert callable(lines._hook(patch)), patch.hook
-        for target in patch_set.targets:
+        looks = (patch_set.targets, *map(patch_set.targets_of, patch_set.builds))
+        for target in chain.from_iterable(looks):
             assert target.fingerprint is None or re.fullmatch("[0-9a-f]{12}", target.fingerprint), target.path
 
 

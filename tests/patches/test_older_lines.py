@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,41 @@ assert (made.schedule_policy, made.speculative_algorithm, made.speculative_num_d
 made = ServerArgs.from_cli_args(parser.parse_args(["--model-path", made.model_path, "--schedule-policy", "lpm"]))
 assert (made.schedule_policy, made.speculative_algorithm) == ("lpm", None)
 """
+# Runs between a record that is built early, and an engine with it. With whatever else was asked for: what Seer makes of
+# such a record is what it makes of one that it builds itself.
+TAKE_OVER = f"""
+import os
+from sglang.srt.entrypoints.engine import Engine
+from sglang.srt.plugins import load_plugins
+from sglang.srt.server_args import ServerArgs
+from sglang.srt.speculative.spec_registry import get_spec
+assert get_spec("SEER") is None
+model = {{"model_path": {str(REASONER / "model")!r}, "random_seed": 3}}
+asked = [
+    {{}},
+    {{"max_running_requests": 7, "speculative_num_draft_tokens": 9}},
+    {{"enable_mixed_chunk": True, "max_running_requests": 100, "disable_overlap_schedule": True}},
+]
+early = [ServerArgs(**model, **more, speculative_algorithm="NGRAM") for more in asked]
+refused = ServerArgs(**model, speculative_algorithm="NGRAM", enable_return_hidden_states=True)
+os.environ["SGLANG_SEER"] = "on"
+os.environ["SGLANG_SEER_CONFIG"] = '{{"overflow_risk": 0.99, "chunk_tokens": 32, "draft_nodes": 5}}'
+load_plugins()
+for record, more in zip(early, asked):
+    record.check_server_args()
+    theirs, ours = vars(record), vars(Engine.server_args_class(**model, **more))
+    # What was read of the model's folder, which is the same.
+    names = (theirs.keys() | ours.keys()) - {{"model_config"}}
+    differ = [name for name in names if theirs.get(name) != ours.get(name)]
+    assert not differ, (more, [(name, theirs.get(name), ours.get(name)) for name in differ])
+assert ours["_seer_config"].draft_nodes == 5 and ours["speculative_num_draft_tokens"] == 6
+try:
+    refused.check_server_args()
+except ValueError as error:
+    assert "returned hidden states" in str(error), error
+else:
+    raise AssertionError("wanted a refusal")
+"""
 # Draws a node's token with the noise of the next position.
 WRONG_NOISE = """
 import sglang_seer.verify.walk as walk
@@ -89,13 +124,18 @@ walk.draw = lambda logits, rows, positions: draw(logits, rows, positions + 1)
 CARELESS = {"overflow_risk": 0.99, "chunk_tokens": 32}
 
 
+# What slime 0.3.1 asks of every engine.
+BY_SLIME = {"enable_draft_weights_cpu_backup": True, "enable_metrics": True, "skip_server_warmup": True}
+
+
 @dataclass(frozen=True)
 class Mode:
-    """seer: options, None for stock."""
+    """seer: options, None for stock. early: server arguments are built before SGLang loads plugins."""
 
     seer: dict[str, Any] | None
     arguments: dict[str, Any]
     before: str = ""
+    early: bool = False
 
 
 MODES = {
@@ -105,6 +145,7 @@ MODES = {
     "drafts, no overlap": Mode(CARELESS, {"disable_overlap_schedule": True}),
     "token bus": Mode({"bus": "ipc://FOLDER/bus"}, {}),
     "wrong noise": Mode({}, {}, WRONG_NOISE),
+    "taken over": Mode(None, {"speculative_algorithm": "NGRAM", **BY_SLIME}, TAKE_OVER, early=True),
 }
 COLUMNS = ("scheduling", "drafts", "drafts, no overlap", "token bus")
 
@@ -121,9 +162,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Run]]:
     """`run(line, mode)`; each engine runs once."""
-    plugin = plugin_folder(tmp_path_factory.mktemp("plugin"))
-    paths = [str(plugin), str(ROOT), str(ROOT / "cpu_platform")]
-    environment = {"SGLANG_PLATFORM": "seer_cpu", "PYTHONPATH": os.pathsep.join(paths)}
+    environment = environment_with_seer(tmp_path_factory.mktemp("plugin"))
     runs: dict[tuple[str, str], Run] = {}
     with ExitStack() as stack:
         hosts: dict[str, EngineHost] = {}
@@ -144,19 +183,27 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str
         yield once
 
 
-def run_engine(host: EngineHost, mode: Mode, folders: pytest.TempPathFactory) -> Run:
+def environment_with_seer(folder: Path, *before: str) -> dict[str, str]:
+    """Of an engine on the CPU platform where Seer is not installed. before: paths that come first."""
+    paths = [*before, str(plugin_folder(folder)), str(ROOT), str(ROOT / "cpu_platform")]
+    return {"SGLANG_PLATFORM": "seer_cpu", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run_engine(
+    host: EngineHost, mode: Mode, folders: pytest.TempPathFactory, rollouts: Mapping[str, Batch] = ROLLOUTS
+) -> Run:
     arguments = {**ENGINE, **mode.arguments}
     if mode.seer is not None:
         options = json.dumps(mode.seer).replace("FOLDER", str(folders.mktemp("bus")))
         arguments |= {"schedule_policy": "seer", "seer_config": options}
     try:
-        answers: Answers = host.run(arguments, list(ROLLOUTS.values()), mutant=mode.before)
+        answers: Answers = host.run(arguments, list(rollouts.values()), mutant=mode.before, early=mode.early)
     except AssertionError as error:
         reasons = [line for line in str(error).splitlines() if "wanted" in line or "refuses to start" in line]
         if not reasons:
             raise
         return Run({}, None, reasons[-1])
-    return Run(dict(zip(ROLLOUTS, answers, strict=True)), host.last_status())
+    return Run(dict(zip(rollouts, answers, strict=True)), host.last_status())
 
 
 def differences(seen: Run, wanted: Run) -> list[str]:
@@ -210,6 +257,21 @@ def test_what_was_exact_was_on(run: Callable[[str, str], Run], line: str) -> Non
         for counter in ("ordered", "finished", "yields", "yields_resumed"):
             assert status["counters"].get(counter, 0) > 0, counter
     assert drafts["counters"]["drafted"] > 0 and drafts["calls"]["verify"] > 0
+
+
+def test_ngram_is_taken_over_where_arguments_are_built_before_plugins_are_loaded(
+    run: Callable[[str, str], Run],
+) -> None:
+    """As slime does it: the samples are those of the line, of drafts that were verified."""
+    taken = run("0.5.15.post1", "taken over")
+    assert differences(taken, run("0.5.15.post1", "stock")) == []
+    status = taken.status
+    assert status is not None and status["parts"] == ["scheduling", "speculation"]
+    assert status["counters"]["drafted"] > 0 and status["counters"]["yields_resumed"] > 0
+    answers = [answer for batch in taken.answers.values() for answer in batch]
+    # A token a step is what plain decoding gives; the first one comes from prefill.
+    steps = sum(answer["meta_info"]["spec_verify_ct"] for answer in answers)
+    assert sum(len(answer["output_ids"]) - 1 for answer in answers) > steps
 
 
 def test_a_refusal_says_what_to_do(run: Callable[[str, str], Run]) -> None:

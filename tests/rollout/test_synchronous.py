@@ -43,6 +43,17 @@ async def test_one_failure_ends_the_rollout_and_cancels_the_rest() -> None:
     assert engine.cancelled == 7
 
 
+async def test_some_are_enough() -> None:
+    """Those that end first are returned, the others are aborted on the engine."""
+    engine = StubEngine(delay_s=0.1)
+    async with serving(engine) as url, EngineClient(url) as client:
+        rollout = await roll_out([client], requests(6), on_finish=lambda _: None, on_load=lambda _: None, enough=2)
+        assert [generation.sample for generation in rollout.generations] == [0, 1]
+        while engine.running:
+            await asyncio.sleep(0.01)
+    assert engine.cancelled == 4
+
+
 async def test_a_load_that_fails_leaves_a_gap_only() -> None:
     engine = StubEngine(delay_s=0.05)
     engine.broken_loads = True

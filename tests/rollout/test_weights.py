@@ -31,11 +31,12 @@ async def test_all_engines_get_the_weights_and_forget() -> None:
             await controller.update_weights("/models/one", "1")
             samples = [sample async for sample in controller.samples(prompts(2))]
             # An engine that comes back with the weights of the start does not fit in any more.
-            engines[0].behaviour.model = "stub"
+            engines[0].behaviour.loaded = None
             controller.links[engines[0].url].suspect.set()
             await until(lambda: controller.buffer.up == {engines[1].url})
-        assert [(engine.behaviour.model, engine.seen.flushes) for engine in engines] == [
-            ("stub", 1),
+            assert "model_path" in controller.links[engines[0].url].last_error
+        assert [(engine.behaviour.loaded, engine.seen.flushes) for engine in engines] == [
+            (None, 1),
             ("/models/one", 1),
         ]
     assert {version for sample in samples for version in sample.weight_versions} == {"1"}

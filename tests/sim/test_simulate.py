@@ -76,10 +76,14 @@ def test_every_request_finishes_once_and_tokens_and_kv_are_conserved(
         chunk_tokens=data.draw(st.sampled_from([1, 7, 64])),
     )
     what = made.requests(groups, limit=90, prompt=data.draw(st.integers(0, 20)))
+    late = data.draw(st.floats(0, 200))
+    for request in what[len(what) // 2 :]:
+        request.arrives_s = late
     with pytest.MonkeyPatch.context() as patch:
         result, seen = run(patch, where, POLICIES[name], what)
     assert len(result.finish_s) == len(what)
-    assert all(request.tokens == request.length_tokens and 0 < request.finished_s <= result.seconds for request in what)
+    assert all(request.tokens == request.length_tokens for request in what)
+    assert all(request.arrives_s < request.finished_s <= result.seconds for request in what)
     total = sum(map(sum, groups))
     assert result.tokens == total
     assert result.counts.generated_tokens == total + result.counts.lost_tokens
@@ -88,6 +92,26 @@ def test_every_request_finishes_once_and_tokens_and_kv_are_conserved(
         assert result.counts.retractions == 0
     if not failures:
         assert result.counts.lost_tokens == 0
+
+
+@pytest.mark.parametrize("name", ["fcfs", "seer-engine", "seer"])
+def test_later_requests_join_between_two_steps(name: str) -> None:
+    """Steps of a second: the one that arrives at 2.5 joins at 3, the one that finds an empty engine joins at once."""
+    what = made.requests([[5], [4], [3]])
+    what[1].arrives_s, what[2].arrives_s = 2.5, 100.5
+    simulate(made.cluster(), POLICIES[name], what)
+    assert [request.finished_s for request in what] == [5.0, 7.0, 103.5]
+
+
+def test_siblings_in_one_engine_draft_for_those_that_join_later() -> None:
+    """Whoever joins when siblings have finished is drafted for at once, and not only from the next finish on."""
+    groups = [[20] * 8]
+    where = made.cluster(max_running=4, acceptance=Acceptance({0: 1.0, 4: 4.0}))
+    plain = simulate(where, POLICIES["seer-engine"], made.requests(groups))
+    drafted = simulate(where, POLICIES["seer-engine-spec"], made.requests(groups))
+    assert plain.seconds == 40.0
+    # 20 steps without siblings, 5 with four.
+    assert drafted.seconds == pytest.approx(25.0, abs=1.0)
 
 
 def test_a_lost_token_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

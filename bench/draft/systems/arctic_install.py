@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.draft.drafter import PeerUnavailable
+from bench.tools import find_uv
 
 VERSION = "0.3.0"
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,9 +65,6 @@ def install(folder: Path) -> None:
 
 
 def _uv() -> list[str]:
-    for path in (shutil.which("uv"), ROOT / ".venv-uv" / "bin" / "uv"):
-        if path and Path(path).exists():
-            return [str(path)]
-    if subprocess.run([sys.executable, "-m", "uv", "--version"], capture_output=True).returncode == 0:
-        return [sys.executable, "-m", "uv"]
+    if found := find_uv():
+        return found
     raise PeerUnavailable("arctic-inference needs uv to be installed; it is neither on PATH nor in .venv-uv")
