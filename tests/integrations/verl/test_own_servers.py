@@ -19,7 +19,7 @@ import pytest
 from tests.cpu_platform.cpu_lines import EnvironmentUnavailable, plugin_folder, verl_line_python
 from tests.rollout.real_engines import folder_of_example
 
-JOB_TIMEOUT_S = 280.0
+JOB_TIMEOUT_S = 420.0
 CHUNK_TOKENS = 16
 CASES = ("plain", "limit at a seam", "abort", "weights")
 SIDES = {"stock": {}, "seer": {"SGLANG_SEER": "on"}}
