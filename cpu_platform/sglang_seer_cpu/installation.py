@@ -11,6 +11,7 @@ from sglang_seer_cpu import (
     line_0_5_12,
     line_0_5_15,
     overlap,
+    weight_sync,
 )
 from sglang_seer_cpu.environment import set_environment_defaults
 from sglang_seer_cpu.lines import sglang_line
@@ -29,6 +30,7 @@ def install_everything() -> str:
     attention_hook.install()
     overlap.install()
     hicache.install()
+    weight_sync.install()
     if hasattr(SRTPlatform, "get_kv_pool_cls"):
         return "sglang_seer_cpu.platform:SeerCpuPlatform"
     return "sglang_seer_cpu.legacy:LegacySeerCpuPlatform"

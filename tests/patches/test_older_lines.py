@@ -12,14 +12,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sglang_seer.patches import lines
-from tests.cpu_platform.cpu_lines import EnvironmentUnavailable, line_python
+from tests.cpu_platform.cpu_lines import EnvironmentUnavailable, line_python, plugin_folder
 from tests.cpu_platform.engines import Answers, Batch, EngineHost, tokens
 from tests.reasoner import REASONER, reasoner_prompts
 
@@ -186,11 +185,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str
 
 def environment_with_seer(folder: Path, *before: str) -> dict[str, str]:
     """Of an engine on the CPU platform where Seer is not installed. before: paths that come first."""
-    # What this checkout tells SGLang's plugin loader.
-    (entry_points,) = (file for file in distribution("sglang-seer").files or () if file.name == "entry_points.txt")
-    metadata = Path(str(entry_points.locate())).parent
-    (folder / metadata.name).symlink_to(metadata)
-    paths = [*before, str(folder), str(ROOT), str(ROOT / "cpu_platform")]
+    paths = [*before, str(plugin_folder(folder)), str(ROOT), str(ROOT / "cpu_platform")]
     return {"SGLANG_PLATFORM": "seer_cpu", "PYTHONPATH": os.pathsep.join(paths)}
 
 

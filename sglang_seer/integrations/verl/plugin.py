@@ -19,7 +19,9 @@ BACKEND = "sglang"
 def reasons() -> list[str]:
     """What speaks against Seer in this environment; empty if nothing does."""
     sglang = installed("sglang")
-    missing = [] if sglang else ["SGLang is not installed in this environment: pip install 'verl[sglang]'"]
+    missing = (
+        [] if sglang else ["SGLang is not installed in this environment; for the versions see docs/verl.md, Install"]
+    )
     return [*missing, *version_reasons(installed("verl"), sglang)]
 
 

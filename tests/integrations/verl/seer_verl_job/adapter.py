@@ -1,8 +1,8 @@
 """A server of veRL's for engines that veRL cannot start: a Ray actor before an SGLang that answers over HTTP.
 
 veRL 0.9.1 builds SGLang's ServerArgs by itself and looks at its dataclass fields, which SGLang 0.5.23 does not have
-any more. So its own server does not start there. This one keeps its contract: the same rules for the limit, nothing
-at all where tokens and log-probabilities do not match, and what an abort leaves.
+any more. So its own server does not start there (on SGLang 0.5.12 it does, see `own`). This one keeps its contract:
+the same rules for the limit, nothing at all where tokens and log-probabilities do not match, and what an abort leaves.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def tokenizer_folder(model: Path, folder: Path) -> Path:
     return folder
 
 
-def configuration(model: Path, folder: Path, *, workers: int, router: str | None) -> Any:
-    """veRL's own defaults with what this job sets."""
+def configuration(model: Path, folder: Path, *, workers: int, router: str | None, more: Sequence[str] = ()) -> Any:
+    """veRL's own defaults with what this job sets. more: settings of the caller."""
     rollout = "actor_rollout_ref.rollout"
     overrides = [
         f"actor_rollout_ref.model.path={tokenizer_folder(model, folder / 'tokenizer')}",
@@ -59,6 +59,7 @@ def configuration(model: Path, folder: Path, *, workers: int, router: str | None
         f"{rollout}.multi_turn.max_assistant_turns=2",
         f"{rollout}.seed={SEED}",
         f"{rollout}.router_config_path={router or 'null'}",
+        *more,
     ]
     with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
         return compose("ppo_trainer", overrides=overrides)
@@ -148,10 +149,11 @@ def shown(output: DataProto) -> list[dict[str, Any]]:
     return rows
 
 
-def start_ray(folder: Path) -> None:
-    """A small one of our own on this machine."""
+def start_ray(folder: Path, *, gpus: int = 0) -> None:
+    """A small one of our own on this machine. gpus: as many as it is to believe in."""
     ray.init(
         num_cpus=8,
+        num_gpus=gpus,
         include_dashboard=False,
         object_store_memory=128 << 20,
         _temp_dir=str(folder),
