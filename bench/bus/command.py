@@ -50,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
             return 1
     _show(rows)
     if options.json:
-        command = "python -m sglang_seer bench bus" + (" --quick" if options.quick else "")
+        parts = "" if set(options.parts) == set(PARTS) else f" --parts {','.join(options.parts)}"
+        command = f"python -m sglang_seer bench bus{parts}" + (" --quick" if options.quick else "")
         packages = ("sglang-seer", "sglang", "numpy", "pyzmq", "redis")
         write_json(options.json, header(command, packages), rows)
     return 0

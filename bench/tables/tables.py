@@ -20,7 +20,7 @@ class Table:
 
 BENCH = "python -m sglang_seer bench"
 DRAFT = f"{BENCH} draft --data DIR --json FILE --plots DIR"
-BUS = f"{BENCH} bus --data DIR --json FILE"
+BUS = f"{BENCH} bus --parts acceptance --data DIR --json FILE"
 TABLES = {
     "demo": Table("demo_cpu.json", "./run demo --compare-bus none ipc redis --json FILE", demo.table),
     "demo-one-engine": Table("demo_one_engine_cpu.json", "./run demo --engines 1 --json FILE", demo.table),
@@ -41,7 +41,7 @@ TABLES = {
     "lengths": Table("lengths_cpu.json", f"{BENCH} lengths --data DIR --json FILE", lengths.estimates),
     "policy-pass": Table("policy_pass_cpu.json", "pytest bench/micro --benchmark-json FILE", lengths.passes),
     "bus-acceptance": Table("bus_cpu.json", BUS, bus.acceptance),
-    "bus-load": Table("bus_cpu.json", BUS, bus.load),
+    "bus-load": Table("bus_load_cpu.json", f"{BENCH} bus --parts load --json FILE", bus.load),
     "bus-engines": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines --json FILE", bus.engines),
     "reality": Table("reality_cpu.json", f"{BENCH} reality --json FILE", reality.table),
 }
