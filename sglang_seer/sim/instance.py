@@ -66,6 +66,11 @@ class Instance:
         return self.profile.kv_capacity_tokens - self.kv_tokens
 
     @property
+    def most_draft_tokens(self) -> int:
+        """Of a request in any step; 0 without speculation."""
+        return len(self._tokens) - 1
+
+    @property
     def step_room(self) -> float:
         """KV that the next step may write: one token a request and its whole draft."""
         return len(self.running) * (1 + self.draft_tokens)

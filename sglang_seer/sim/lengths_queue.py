@@ -44,8 +44,10 @@ class LengthsQueue(StockQueue):
         while self._buffer and len(instance.running) < instance.profile.max_running:
             request = self._buffer.head()
             candidate = self._load(request, request.tokens, prompt_tokens=request.prompt_tokens)
-            capacity = math.floor(instance.free_tokens) + held
-            if candidate.kv_tokens >= instance.free_tokens or not admit(running, [candidate], max(capacity, 1)):
+            # A step writes its drafts, too, before it is known which of them stay.
+            free = instance.free_tokens - (len(running) + 1) * instance.most_draft_tokens
+            capacity = math.floor(free) + held
+            if candidate.kv_tokens >= free or not admit(running, [candidate], max(capacity, 1)):
                 break
             self._buffer.take()
             instance.join(request, request.length_tokens, 0)
