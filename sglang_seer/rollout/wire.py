@@ -57,8 +57,12 @@ class _Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing() and self._done is None
 
     def send(self, data: bytes, on_data: OnData) -> asyncio.Future[None]:
-        """Sends a request; `on_data` gets what a status 200 brings, frame by frame."""
-        assert self._transport is not None
+        """Sends a request; `on_data` gets what a status 200 brings, frame by frame.
+
+        Raises WireError for a connection that was lost as soon as it was made.
+        """
+        if self._transport is None:
+            raise WireError("the connection was closed before the request was sent")
         self._done = asyncio.get_running_loop().create_future()
         self._on_data, self._state = on_data, self._head
         self._error_body.clear()

@@ -112,6 +112,8 @@ async def outlasted(
 ) -> tuple[list[Sample], list[Prompt], RolloutController]:
     """As `disturbed`, with new prompts for as long as `disturb` runs. Returns those, too."""
     taken: list[Prompt] = []
+    # What was taken in must be done in the end.
+    options = {"buffer_requests": 100, **options}
     async with RolloutController([engine.url for engine in engines], config=config(**options)) as controller:
         task = asyncio.create_task(disturb(controller, engines))
         try:

@@ -23,7 +23,7 @@ Answers = dict[tuple[str, int], dict[str, Any]]
 PAGE = 16
 CHUNK_TOKENS = 48
 # More than enough, also on a machine that does much else.
-STORE_S = 1.0
+STORE_S = 1.5
 # Chunks move whenever one engine has more to do than the other.
 RESTLESS = PlacementRules(balance_spread=0)
 _versions = itertools.count()

@@ -173,7 +173,8 @@ async def test_a_chunk_that_moves_waits_for_its_kv() -> None:
         pairs = [pair for sample in samples for pair in pairwise(sample.chunks) if pair[0].engine != pair[1].engine]
         assert len(pairs) == controller.counts.moved > 0
         gaps[shared_kv] = min(after.started_s - before.ended_s for before, after in pairs)
-    assert gaps[True] >= 0.4 > gaps[False]
+    # By another clock than the wait.
+    assert gaps[True] > 0.39 > gaps[False]
 
 
 async def test_an_engine_without_a_store_is_named(caplog: pytest.LogCaptureFixture) -> None:

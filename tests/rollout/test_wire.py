@@ -187,8 +187,16 @@ async def test_a_post_that_is_cancelled_breaks_its_connection() -> None:
         await asyncio.wait_for(gone.wait(), 5.0)
 
 
+async def test_a_connection_that_is_lost_as_soon_as_it_is_made() -> None:
+    """As an engine that dies at that moment leaves it: uvloop tells of the loss before the request is sent."""
+    connection = _Connection()
+    connection.connection_lost(None)
+    with pytest.raises(WireError, match="before the request was sent"):
+        connection.send(b"", lambda _: None)
+
+
 async def test_nobody_there(free_port: int) -> None:
-    with pytest.raises(OSError, match=str(free_port)):
+    with pytest.raises(ConnectionRefusedError):
         await post(Wire(f"http://127.0.0.1:{free_port}", connect_timeout_s=5.0))
 
 

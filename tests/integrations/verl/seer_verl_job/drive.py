@@ -95,9 +95,11 @@ class Drive:
     def abort(self) -> None:
         """As veRL before an update of weights, in the middle of a rollout."""
         self.until_busy()
-        ray.get([handle.abort_all_requests.remote() for handle in self.seer.values()])
-        time.sleep(0.2)
-        ray.get([handle.resume_generation.remote() for handle in self.seer.values()])
+        # More than once: chunks are short, and at one moment none may be under way.
+        for _ in range(3):
+            ray.get([handle.abort_all_requests.remote() for handle in self.seer.values()])
+            time.sleep(0.2)
+            ray.get([handle.resume_generation.remote() for handle in self.seer.values()])
 
     def kill(self) -> None:
         self.until_busy()
