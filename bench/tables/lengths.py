@@ -14,7 +14,12 @@ CASES = {
     "2 siblings": "2 siblings",
     **{f"{share}% ended": f"what {share}% ended tell" for share in (25, 50, 75, 90)},
 }
-PASSES = {"unchanged": "nothing has changed", "after_a_finish": "a response has finished"}
+PASSES = {
+    "decide_first": "the first order of all",
+    "decide_later": "the order again, one group changed",
+    "unchanged": "nothing has changed",
+    "after_a_finish": "a response has finished",
+}
 
 
 def estimates(results: Results) -> str:
