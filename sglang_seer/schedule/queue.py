@@ -45,7 +45,7 @@ class WaitingQueue:
         self._in_time: list[tuple[int, int, str]] = []
         self._late: dict[str, set[int]] = {}
         self._overdue: list[Waiting] = []
-        self._placed: dict[str, tuple[list[Probe], list[Block]]] = {}
+        self._placed: dict[str, tuple[Sequence[Probe], Sequence[Block]]] = {}
         self._probes: list[Probe] = []
         self._blocks: list[Block] = []
 
@@ -152,19 +152,18 @@ class WaitingQueue:
         )
 
     def _place_all(self) -> None:
-        self._probes, self._blocks = [], []
-        placed = self._placed = {}
-        like: dict[tuple[int, tuple[int, int] | None], tuple[list[Probe], list[Block]]] = {}
+        self._placed = {}
+        plain: dict[tuple[int, tuple[int, int] | None], list[str]] = {}
         for group, members in self._by_group.items():
-            if not self._is_plain(group):
-                answer = self._answer(group)
-            elif (other := like.get((len(members), self._kind[group]))) is not None:
-                answer = placed_alike(*other, members)
+            if self._is_plain(group):
+                plain.setdefault((len(members), self._kind[group]), []).append(group)
             else:
-                answer = like[len(members), self._kind[group]] = self._answer(group)
-            placed[group] = answer
-            self._probes += answer[0]
-            self._blocks += answer[1]
+                self._placed[group] = self._answer(group)
+        for groups in plain.values():
+            others = [self._by_group[group] for group in groups]
+            self._placed.update(zip(groups, placed_alike(*self._answer(groups[0]), others), strict=False))
+        self._probes = [probe for probes, _ in self._placed.values() for probe in probes]
+        self._blocks = [block for _, blocks in self._placed.values() for block in blocks]
         self._probes.sort()
         self._blocks.sort()
 
