@@ -59,7 +59,7 @@ def noted_follow(self, state, opened):
 pacing.Pacer.begin, pacing.Pacer.interrupt, sharing.Sharing.follow = timed_begin, timed_interrupt, noted_follow
 """
 STEP_S = 0.05
-# Of responses elsewhere; the engine's own ones have others.
+# Of the first response elsewhere.
 FIRST_NUMBER = 1 << 31
 # As long as siblings get; then the next one of the group begins.
 LENGTH = 2000
