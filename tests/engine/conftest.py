@@ -23,7 +23,7 @@ from sglang_seer.demo.redis_server import RedisServer, programs
 from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
 from tests.reasoner import REASONER, reasoner_prompts
 
-START_TIMEOUT_S = 240.0
+START_TIMEOUT_S = 480.0
 REQUEST_TIMEOUT_S = 240.0
 # Small enough that twelve long samples do not fit: they wait, and some are retracted.
 POOL_TOKENS = 2048

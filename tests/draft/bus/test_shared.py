@@ -84,7 +84,8 @@ def test_text_that_nobody_takes_is_dropped_and_what_follows_is_a_text_of_its_own
     for i in range(20):
         bus.arriving = [deltas([GROUP], [1], [10 * i], [10], range(10 * i, 10 * i + 10))]
         until(lambda: not bus.arriving)
-    until(lambda: one.dropped_in_tokens > 0)
+    until(lambda: one.status()["queued_in_tokens"] + one.dropped_in_tokens == 200)
+    assert one.dropped_in_tokens > 0
     found: dict[int, list[int]] = {}
     for _ in range(20):
         text = one.take(1000).text
