@@ -78,6 +78,9 @@ class LongestSibling:
     def finished(self, group: str) -> int:
         return self._longest.get(group, (0, 0))[0]
 
+    def untold(self, group: str) -> bool:
+        return not self.finished(group)
+
     def clear(self) -> None:
         self._longest.clear()
         self._changes.all()
@@ -246,6 +249,9 @@ class ContextLengths:
     def finished(self, group: str) -> int:
         siblings = self._groups.get(group)
         return siblings.ended if siblings is not None else 0
+
+    def untold(self, group: str) -> bool:
+        return not self._groups.get(group)
 
     def clear(self) -> None:
         self._groups.clear()

@@ -56,6 +56,10 @@ class LengthModel(Protocol):
         """Members of the group that ended."""
         ...
 
+    def untold(self, group: str) -> bool:
+        """Whether nothing is known of the group itself: for all such groups the answers are the same."""
+        ...
+
     def touch(self, group: str, limit_tokens: int | None = None) -> None:
         """Mark a group as in use: the group untouched for longest is forgotten first.
 

@@ -180,6 +180,24 @@ def place_group(
     return probes, [_block(group, entries, lengths, finished, rules) for entries in kinds.values()]
 
 
+def placed_alike(
+    probes: Sequence[Probe], blocks: Sequence[Block], members: Sequence[Waiting]
+) -> tuple[list[Probe], list[Block]]:
+    """What `place_group` says of a group, from what it said of another one of which the same is known.
+
+    members: as many as the other group has, all of them alike and like its members.
+    """
+    mine = [
+        Probe(probe.tried, probe.generated_tokens, entry.arrival, probe.tells, entry)
+        for probe, entry in zip(probes, members, strict=False)
+    ]
+    if not blocks:
+        return mine, []
+    ((rank, _, possible, finished, _),) = blocks
+    rest = members[len(mine) :]
+    return mine, [Block(rank, rest[0].arrival, possible, finished, rest)]
+
+
 def _block(group: str, entries: Sequence[Waiting], lengths: LengthModel, finished: int, rules: Rules) -> Block:
     arrival, _, generated, limit, _, _ = entries[0]
     member = arrival if generated else None

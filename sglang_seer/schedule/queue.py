@@ -18,6 +18,7 @@ from sglang_seer.schedule.policy import (
     Waiting,
     decision_of,
     place_group,
+    placed_alike,
 )
 
 _BY_ARRIVAL = itemgetter(0)
@@ -141,12 +142,29 @@ class WaitingQueue:
             members = [entry for entry in members if entry.arrival not in late]
         return place_group(group, members, self._lengths, running, self._rules, alike=self._kind[group] is not None)
 
+    def _is_plain(self, group: str) -> bool:
+        """Whether its answer is that of every such group of its size and kind, as of all when a rollout begins."""
+        return (
+            self._kind[group] is not None
+            and group not in self._running
+            and group not in self._late
+            and self._lengths.untold(group)
+        )
+
     def _place_all(self) -> None:
-        self._placed = {group: self._answer(group) for group in self._by_group}
         self._probes, self._blocks = [], []
-        for probes, blocks in self._placed.values():
-            self._probes += probes
-            self._blocks += blocks
+        placed = self._placed = {}
+        like: dict[tuple[int, tuple[int, int] | None], tuple[list[Probe], list[Block]]] = {}
+        for group, members in self._by_group.items():
+            if not self._is_plain(group):
+                answer = self._answer(group)
+            elif (other := like.get((len(members), self._kind[group]))) is not None:
+                answer = placed_alike(*other, members)
+            else:
+                answer = like[len(members), self._kind[group]] = self._answer(group)
+            placed[group] = answer
+            self._probes += answer[0]
+            self._blocks += answer[1]
         self._probes.sort()
         self._blocks.sort()
 

@@ -115,6 +115,13 @@ except ValueError as error:
 else:
     raise AssertionError("wanted a refusal")
 """
+# Every step takes as long as any other: drafts always pay, however fast the machine is.
+STEADY_CLOCK = """
+from itertools import count
+from sglang_seer.engine.pacing import Pacer
+ticks = count()
+Pacer.__init__.__kwdefaults__["clock"] = lambda: 0.001 * next(ticks)
+"""
 # Draws a node's token with the noise of the next position.
 WRONG_NOISE = """
 import sglang_seer.verify.walk as walk
@@ -141,11 +148,11 @@ class Mode:
 MODES = {
     "stock": Mode(None, {}, WITHOUT_PLUGINS),
     "scheduling": Mode({"speculation": False, **CARELESS}, {}),
-    "drafts": Mode(CARELESS, {}, COMMAND_LINE),
+    "drafts": Mode(CARELESS, {}, COMMAND_LINE + STEADY_CLOCK),
     "drafts, no overlap": Mode(CARELESS, {"disable_overlap_schedule": True}),
     "token bus": Mode({"bus": "ipc://FOLDER/bus"}, {}),
-    "wrong noise": Mode({}, {}, WRONG_NOISE),
-    "taken over": Mode(None, {"speculative_algorithm": "NGRAM", **BY_SLIME}, TAKE_OVER, early=True),
+    "wrong noise": Mode({}, {}, STEADY_CLOCK + WRONG_NOISE),
+    "taken over": Mode(None, {"speculative_algorithm": "NGRAM", **BY_SLIME}, TAKE_OVER + STEADY_CLOCK, early=True),
 }
 COLUMNS = ("scheduling", "drafts", "drafts, no overlap", "token bus")
 

@@ -156,11 +156,56 @@ class Starving(WaitingQueue):
         return
 
 
-@pytest.mark.parametrize("broken", [DeafToRunning, DeafToLengths, Starving])
+class Hasty(WaitingQueue):
+    """Takes every group for a plain one but for what it is told to look at."""
+
+    looks_at: frozenset[str] = frozenset()
+
+    def _is_plain(self, group: str) -> bool:
+        found = {
+            "kind": self._kind[group] is None,
+            "running": group in self._running,
+            "late": group in self._late,
+            "told": not self._lengths.untold(group),
+        }
+        return not any(found[what] for what in self.looks_at)
+
+
+class BlindToKind(Hasty):
+    looks_at = frozenset({"running", "late", "told"})
+
+
+class BlindToRunning(Hasty):
+    looks_at = frozenset({"kind", "late", "told"})
+
+
+class BlindToLate(Hasty):
+    looks_at = frozenset({"kind", "running", "told"})
+
+
+class BlindToTold(Hasty):
+    looks_at = frozenset({"kind", "running", "late"})
+
+
+@pytest.mark.parametrize("broken", [DeafToRunning, DeafToLengths, Starving, BlindToRunning, BlindToLate, BlindToTold])
 def test_a_queue_that_misses_a_change_is_caught(broken: type[WaitingQueue]) -> None:
     with pytest.raises(AssertionError):
         for seed in range(12):
             play(seed, 500, ContextLengths, broken)
+
+
+def test_members_of_several_kinds_are_told_apart() -> None:
+    def first_decision(queue_type: type[WaitingQueue]) -> tuple[Decision, Decision]:
+        queue = queue_type(LongestSibling())
+        for arrival in range(8):
+            # The second group's long one comes at another place.
+            queue.add(Waiting(arrival, f"g{arrival // 4}", 0, 900 if arrival in (1, 6) else LIMIT, 0))
+        return queue.decide({}, 0), decide(queue.snapshot({}, 0))
+
+    decision, wanted = first_decision(WaitingQueue)
+    assert decision == wanted and len(decision.blocks) == 4
+    with pytest.raises(ValueError, match="unpack"):
+        first_decision(BlindToKind)
 
 
 def test_queues_refuse_doubles_and_strangers() -> None:

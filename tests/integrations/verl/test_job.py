@@ -63,7 +63,6 @@ def test_chunks_were_used(job: Job) -> None:
     chunks = job["plain"]["after"]["chunks"] - job["plain"]["before"]["chunks"]
     tokens = sum(len(sample["tokens"]) for sample in job["plain"]["got"])
     assert chunks >= tokens / CHUNK_TOKENS > 2 * len(job["plain"]["got"])
-    assert job["plain"]["after"]["moved"] > 0
 
 
 def test_stop_strings_end_responses(job: Job) -> None:
