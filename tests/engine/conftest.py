@@ -22,6 +22,7 @@ import requests
 from sglang_seer.demo.redis_server import RedisServer, programs
 from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
 from tests.reasoner import REASONER, reasoner_prompts
+from tests.steady_clock import STEADY_CLOCK
 
 START_TIMEOUT_S = 480.0
 REQUEST_TIMEOUT_S = 240.0
@@ -94,13 +95,6 @@ import sglang_seer.verify.walk as walk
 _draw = walk.draw
 walk.draw = lambda logits, rows, positions: _draw(logits, rows, positions + 1)
 """
-# To the engine all steps take as long, whatever their width: what is drafted is verified, on any machine.
-EVEN_STEPS = """
-import itertools
-import sglang_seer.engine.pacing as pacing
-looks = itertools.count()
-pacing.Pacer.__init__.__kwdefaults__["clock"] = lambda: 1e-3 * next(looks)
-"""
 FEW_WIDTHS = """
 import sglang_seer.engine.pacing as pacing
 pacing.pads_widths = lambda device_type: True
@@ -110,14 +104,14 @@ SHARED_BY_ALL = ("stock", "seer", "seer-page16")
 MOST_PASSING = 4
 # What a server runs before anything else.
 FUZZED_BUS = Path(__file__).with_name("fuzzed_bus.py").read_text()
-# Those whose steps are counted have an even clock; the others choose their widths by what steps take here.
+# Those whose steps are counted have a steady clock; the others choose their widths by what steps take here.
 CUSTOMIZED = {
-    "seer": EVEN_STEPS,
-    "seer-page16": EVEN_STEPS,
-    "seer-tp2": EVEN_STEPS,
-    "ipc": EVEN_STEPS,
+    "seer": STEADY_CLOCK,
+    "seer-page16": STEADY_CLOCK,
+    "seer-tp2": STEADY_CLOCK,
+    "ipc": STEADY_CLOCK,
     "mutant": MUTANT,
-    "as-on-gpu": FEW_WIDTHS + EVEN_STEPS,
+    "as-on-gpu": FEW_WIDTHS + STEADY_CLOCK,
     "ipc-fuzzed": FUZZED_BUS,
     "redis-fuzzed": FUZZED_BUS,
 }
