@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.bus import acceptance, engines, load
+from bench.bus import acceptance, engines, load, steps
 from bench.draft import synthetic, tokens, traces
 from bench.rows import Row, header, median_row, table, write_json
 from sglang_seer.demo.buses import address
 from sglang_seer.demo.redis_server import programs
 
 BENCH = "bus"
-PARTS = ("load", "acceptance", "engines")
+PARTS = ("load", "acceptance", "engines", "steps")
 SPLITS = (2, 4, 8)
+# What seven other engines of 64 requests write, each 40 tokens a second; and a large cluster.
+TRAFFIC = (steps.Traffic("17,920 tokens/s", 17_920.0), steps.Traffic("100,000 tokens/s", 100_000.0))
 TOKENIZER_CHARS = 8_000_000
 # At 40 tokens a second and two tokens a step, a step takes 50 ms.
 STEPS_OF_100_MS = 2
@@ -48,9 +50,15 @@ def main(argv: Sequence[str]) -> int:
         except RuntimeError as error:
             print(f"bus: {error}", file=sys.stderr)
             return 1
+    if "steps" in options.parts:
+        try:
+            rows += _steps(options.quick)
+        except RuntimeError as error:
+            print(f"bus: {error}", file=sys.stderr)
+            return 1
     _show(rows)
     if options.json:
-        parts = "" if set(options.parts) == set(PARTS) else f" --parts {','.join(options.parts)}"
+        parts = "" if set(options.parts) == set(PARTS) else f" --parts {' '.join(options.parts)}"
         command = f"python -m sglang_seer bench bus{parts}" + (" --quick" if options.quick else "")
         packages = ("sglang-seer", "sglang", "numpy", "pyzmq", "redis")
         write_json(options.json, header(command, packages), rows)
@@ -141,38 +149,44 @@ def _acceptance(sets: Sequence[traces.TraceSet], wanted: int) -> list[Row]:
 
 
 def _engines(quick: bool, repetitions: int) -> list[Row]:
-    """Acceptance of engines that draft all they can, and the time of a step where nothing is drafted.
+    """Acceptance of engines that draft all they can.
 
     Raises RuntimeError where a sample depends on the bus, or where a bus carried nothing: the rest would say nothing.
     """
     rollout = engines.Rollout(prompts=4, samples=4) if quick else engines.Rollout(prompts=24, samples=8)
     case = f"2 engines, {rollout.prompts} x {rollout.samples}"
     rows: list[Row] = []
-    wanted: list[list[int]] | None = None
-    for drafts in (True, False):
-        what = "drafting" if drafts else "steps without drafts"
-        print(f"bus: two engines a bus, {what}", file=sys.stderr, flush=True)
-        outcomes = engines.run(rollout, repetitions, drafts=drafts)
-        wanted = wanted or outcomes["none"][0].tokens
-        for bus, found in outcomes.items():
-            different = sum(mine != theirs for one in found for mine, theirs in zip(one.tokens, wanted, strict=True))
-            if different:
-                raise RuntimeError(f"bus {bus}: {different} samples differ from those of engines that share nothing")
-            if bus != "none" and not all(one.received_tokens for one in found):
-                raise RuntimeError(f"bus {bus}: a rollout in which no text crossed")
-            if drafts:
-                accepted = [one.acceptance for one in found]
-                rows.append(median_row(BENCH, bus, case, "acceptance", accepted, "tokens/step"))
-                rows.append(Row(BENCH, bus, case, "same_samples", 1.0, "1"))
-            else:
-                # Alternating, so that each has the one beside it to compare with.
-                pairs = list(zip(found, outcomes["none"], strict=True))
-                for prefix, by in (("step", "wall_s"), ("step_cpu", "cpu_s")):
-                    times = [one.step_ms(by) for one in found]
-                    ratios = [one.step_over(other, by) for one, other in pairs]
-                    rows.append(median_row(BENCH, bus, case, f"{prefix}_ms", times, "ms"))
-                    rows.append(median_row(BENCH, bus, case, f"{prefix}_over_none", ratios, "1"))
+    print("bus: two engines a bus, drafting", file=sys.stderr, flush=True)
+    outcomes = engines.run(rollout, repetitions)
+    wanted = outcomes["none"][0].tokens
+    for bus, found in outcomes.items():
+        different = sum(mine != theirs for one in found for mine, theirs in zip(one.tokens, wanted, strict=True))
+        if different:
+            raise RuntimeError(f"bus {bus}: {different} samples differ from those of engines that share nothing")
+        if bus != "none" and not all(one.received_tokens for one in found):
+            raise RuntimeError(f"bus {bus}: a rollout in which no text crossed")
+        rows.append(median_row(BENCH, bus, case, "acceptance", [one.acceptance for one in found], "tokens/step"))
+        rows.append(Row(BENCH, bus, case, "same_samples", 1.0, "1"))
     return rows
+
+
+def _steps(quick: bool) -> list[Row]:
+    """What a decode step takes while siblings elsewhere write. Raises RuntimeError where nothing can be compared."""
+    rows: list[Row] = []
+    for bus in (one for one in engines.buses() if one != "none"):
+        for traffic in TRAFFIC:
+            print(f"bus: steps beside {traffic.name} over {bus}", file=sys.stderr, flush=True)
+            found = steps.run(bus, traffic, rounds=1 if quick else 3)
+            rows.append(Row(BENCH, bus, traffic.name, "step_ms", found.step_ms, "ms"))
+            rows.append(quartiles_row(bus, traffic.name, "step_over_quiet", found.wall))
+            rows.append(quartiles_row(bus, traffic.name, "step_cpu_over_quiet", found.cpu))
+    return rows
+
+
+def quartiles_row(bus: str, case: str, metric: str, values: Sequence[float]) -> Row:
+    """The median of many seconds, whose extremes say more of the machine than of the bus."""
+    low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
+    return Row(BENCH, bus, case, metric, middle, "1", {"lower": low, "upper": high, "seconds": len(values)})
 
 
 def _show(rows: Sequence[Row]) -> None:
@@ -195,15 +209,20 @@ def _show(rows: Sequence[Row]) -> None:
     real = [row for row in rows if row.metric == "same_samples"]
     if real:
         lines = [
-            [
-                row.system,
-                f"{value[row.system, row.case, 'acceptance']:.3f}",
-                f"{100 * row.value:.1f}%",
-                f"{value[row.system, row.case, 'step_ms']:.2f}",
-                f"{value[row.system, row.case, 'step_over_none']:.4f}",
-                f"{value[row.system, row.case, 'step_cpu_over_none']:.4f}",
-            ]
-            for row in real
+            [row.system, f"{value[row.system, row.case, 'acceptance']:.3f}", f"{100 * row.value:.1f}%"] for row in real
         ]
-        columns = ["bus", "acceptance", "samples as without", "ms a step without drafts", "over none", "CPU over none"]
-        print(table(f"Real engines: {real[0].case} samples", columns, lines))
+        print(table(f"Real engines: {real[0].case} samples", ["bus", "acceptance", "samples as without"], lines))
+    beside = [row for row in rows if row.metric == "step_ms"]
+    if beside:
+        lines = [
+            [
+                row.case,
+                row.system,
+                f"{row.value:.2f}",
+                f"{value[row.system, row.case, 'step_over_quiet']:.4f}",
+                f"{value[row.system, row.case, 'step_cpu_over_quiet']:.4f}",
+            ]
+            for row in beside
+        ]
+        columns = ["written elsewhere", "bus", "ms a step", "beside it over quiet", "CPU time"]
+        print(table("A decode step", columns, lines))

@@ -64,26 +64,39 @@ def load(results: Results) -> str:
 
 
 def engines(results: Results) -> str:
-    """Real engines: what sharing brings and whether a step takes longer for it."""
+    """Real engines: what sharing brings."""
     names = {"none": "nothing shared", **BUSES}
-    case = results.rows[0]["case"]
-    found = [name for name in names if any(row["system"] == name for row in results.rows)]
+    rows = [row for row in results.rows if row["metric"] == "same_samples"]
     lines = [
         [
-            names[bus],
-            results.ranged(bus, case, "acceptance", ".2f"),
-            results.ranged(bus, case, "step_ms", ".2f"),
-            results.ranged(bus, case, "step_over_none", ".3f"),
-            results.ranged(bus, case, "step_cpu_over_none", ".3f"),
-            "yes" if results.value(bus, case, "same_samples") else "no",
+            names[row["system"]],
+            results.ranged(row["system"], row["case"], "acceptance", ".2f"),
+            "yes" if row["value"] else "no",
         ]
-        for bus in found
+        for row in rows
     ]
-    columns = [
-        "acceptance, all nodes verified",
-        "ms a step, nothing drafted",
-        "over nothing shared",
-        "CPU time of a step, over nothing shared",
-        "same samples",
+    return grid([rows[0]["case"], "acceptance, all nodes verified", "same samples"], lines)
+
+
+def steps(results: Results) -> str:
+    """What a decode step takes while siblings elsewhere write, over what it takes while they do not."""
+
+    def over(bus: str, case: str, metric: str) -> str:
+        row = results.row(bus, case, metric)
+        spread = row["spread"]
+        return f"{row['value']:.3f} ({spread['lower']:.3f} to {spread['upper']:.3f})"
+
+    rows = [row for row in results.rows if row["metric"] == "step_ms"]
+    lines = [
+        [
+            row["case"],
+            BUSES[row["system"]],
+            f"{row['value']:.1f}",
+            over(row["system"], row["case"], "step_over_quiet"),
+            over(row["system"], row["case"], "step_cpu_over_quiet"),
+            f"{results.row(row['system'], row['case'], 'step_over_quiet')['spread']['seconds']:.0f}",
+        ]
+        for row in rows
     ]
-    return grid([case, *columns], lines)
+    columns = ["bus", "ms a step", "step over quiet (quartiles)", "its CPU time over quiet", "seconds compared"]
+    return grid(["written elsewhere", *columns], lines)

@@ -11,7 +11,9 @@ COLUMNS = (
     "seconds",
     "tokens/s",
     "over fcfs",
+    "over the best stock",
     "tail s",
+    "tail over fcfs",
     "retracted",
     "samples identical",
 )
@@ -31,7 +33,9 @@ def table(results: Results) -> str:
                 shown("seconds", ".1f"),
                 shown("throughput", ",.0f"),
                 shown("throughput_over_fcfs", ".2f"),
+                shown("throughput_over_best_stock", ".2f"),
                 shown("tail_seconds", ".1f"),
+                shown("tail_over_fcfs", ".2f"),
                 shown("retractions", ",.0f"),
                 # SGLang's own speculative sampling draws other samples of the same distribution; a partial rollout
                 # returns those of other prompts.

@@ -29,6 +29,11 @@ TABLES = {
         f"{BENCH} rollout --workload crowded --systems fcfs,drop-in --json FILE",
         rollout.table,
     ),
+    "rollout-training": Table(
+        "rollout_training_cpu.json",
+        f"{BENCH} rollout --workload training --systems SYSTEMS --json FILE",
+        rollout.table,
+    ),
     "grpo": Table(
         "grpo_tiny_cpu.json", "python examples/grpo_tiny/run.py --steps 20 --compare --json FILE", grpo.table
     ),
@@ -42,6 +47,7 @@ TABLES = {
     "policy-pass": Table("policy_pass_cpu.json", "pytest bench/micro --benchmark-json FILE", lengths.passes),
     "bus-acceptance": Table("bus_cpu.json", BUS, bus.acceptance),
     "bus-load": Table("bus_load_cpu.json", f"{BENCH} bus --parts load --json FILE", bus.load),
-    "bus-engines": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines --json FILE", bus.engines),
+    "bus-engines": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines steps --json FILE", bus.engines),
+    "bus-steps": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines steps --json FILE", bus.steps),
     "reality": Table("reality_cpu.json", f"{BENCH} reality --json FILE", reality.table),
 }

@@ -76,6 +76,10 @@ def _bus_up(status: Status) -> Values:
     return {} if bus is None else {(): float(bus["state"] == "running" and bus.get("connected", True))}
 
 
+def _cost_share(status: Status) -> Values:
+    return {(): float(status.get("observed", {}).get("cost_share", 0.0))}
+
+
 MEASURES: tuple[Measure, ...] = (
     Measure("mode", "gauge", "1 for what Seer does here: off, observe or on.", _mode, ("mode",)),
     # Scheduling
@@ -114,6 +118,17 @@ MEASURES: tuple[Measure, ...] = (
         _counted("estimate_error_tokens"),
     ),
     Measure("flushes", "counter", "Flushes, as after weight updates: all that was learnt went.", _counted("flushes")),
+    # Observe mode
+    Measure(
+        "observed_admissions", "counter", "Observe mode: admissions that were looked at.", _counted("admissions_judged")
+    ),
+    Measure(
+        "observed_admissions_delayed",
+        "counter",
+        "Of those, which Seer would have kept waiting.",
+        _counted("admissions_it_would_delay"),
+    ),
+    Measure("observed_cost_share", "gauge", "Observe mode: share of the busy time that it took.", _cost_share),
     # Drafts
     Measure("drafted_tokens", "counter", "Draft tokens verified.", _depths("drafted_by_depth"), ("depth",)),
     Measure("accepted_tokens", "counter", "Of those, accepted.", _depths("accepted_by_depth"), ("depth",)),

@@ -45,7 +45,7 @@ class WaitingQueue:
         self._in_time: list[tuple[int, int, str]] = []
         self._late: dict[str, set[int]] = {}
         self._overdue: list[Waiting] = []
-        self._placed: dict[str, tuple[list[Probe], list[Block]]] = {}
+        self._placed: dict[str, tuple[Sequence[Probe], Sequence[Block]]] = {}
         self._probes: list[Probe] = []
         self._blocks: list[Block] = []
 
@@ -142,29 +142,28 @@ class WaitingQueue:
             members = [entry for entry in members if entry.arrival not in late]
         return place_group(group, members, self._lengths, running, self._rules, alike=self._kind[group] is not None)
 
-    def _is_plain(self, group: str) -> bool:
-        """Whether its answer is that of every such group of its size and kind, as of all when a rollout begins."""
-        return (
-            self._kind[group] is not None
-            and group not in self._running
-            and group not in self._late
-            and self._lengths.untold(group)
-        )
+    def _plain(self) -> list[str]:
+        """Groups whose answer is that of every such group of their size and kind: all, when a rollout begins."""
+        kind, running, late, untold = self._kind, self._running, self._late, self._lengths.untold
+        return [
+            group
+            for group in self._by_group
+            if kind[group] is not None and group not in running and group not in late and untold(group)
+        ]
 
     def _place_all(self) -> None:
-        self._probes, self._blocks = [], []
-        placed = self._placed = {}
-        like: dict[tuple[int, tuple[int, int] | None], tuple[list[Probe], list[Block]]] = {}
-        for group, members in self._by_group.items():
-            if not self._is_plain(group):
-                answer = self._answer(group)
-            elif (other := like.get((len(members), self._kind[group]))) is not None:
-                answer = placed_alike(*other, members)
-            else:
-                answer = like[len(members), self._kind[group]] = self._answer(group)
-            placed[group] = answer
-            self._probes += answer[0]
-            self._blocks += answer[1]
+        plain: dict[tuple[int, tuple[int, int] | None], list[str]] = {}
+        for group in self._plain():
+            plain.setdefault((len(self._by_group[group]), self._kind[group]), []).append(group)
+        self._placed = {}
+        for groups in plain.values():
+            others = [self._by_group[group] for group in groups]
+            self._placed.update(zip(groups, placed_alike(*self._answer(groups[0]), others), strict=False))
+        for group in self._by_group:
+            if group not in self._placed:
+                self._placed[group] = self._answer(group)
+        self._probes = [probe for probes, _ in self._placed.values() for probe in probes]
+        self._blocks = [block for _, blocks in self._placed.values() for block in blocks]
         self._probes.sort()
         self._blocks.sort()
 

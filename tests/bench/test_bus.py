@@ -7,6 +7,7 @@ import pytest
 
 from bench.bus import load, main
 from bench.bus.acceptance import acceptance
+from bench.bus.steps import Step, over_quiet
 from bench.draft import synthetic
 
 
@@ -29,6 +30,21 @@ def test_latency_is_that_of_the_same_piece() -> None:
     # The last one was joined with another piece on the way and has no time of its own.
     reader = seen([], [[1, 3, 5, 9_000], [1, 2, 5, 4_000], [1, 2, 7, 9_000]])
     assert load.latency_ms([writer, reader]).tolist() == [7.0, 3.0]
+
+
+def test_seconds_with_traffic_are_compared_with_the_quiet_ones_beside_them() -> None:
+    def walls(seconds: list[float]) -> list[Step]:
+        """Steps of 20 ms one after the other; each second's take what is said, on paper."""
+        return [
+            Step(12, second + 0.02 * n, wall_s, 2 * wall_s) for second, wall_s in enumerate(seconds) for n in range(50)
+        ]
+
+    # The machine gets slower from second to second, and traffic costs a tenth on top.
+    steps = walls([1.0, 1.1 * 1.1, 1.2, 1.1 * 1.3, 1.4])
+    assert over_quiet(steps, [(1.0, 2.0), (3.0, 4.0)], "wall_s") == pytest.approx([1.1, 1.1])
+    assert over_quiet(steps, [(1.0, 2.0)], "cpu_s") == pytest.approx([1.1])
+    # Nothing to compare with after it.
+    assert over_quiet(steps, [(4.0, 5.0)], "wall_s") == []
 
 
 def test_bad_arguments(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]

@@ -220,6 +220,17 @@ def test_running_members_count_as_if_they_had_finished() -> None:
 
 
 @both
+def test_a_group_is_untold_until_a_member_ended(make: Callable[[], LengthModel]) -> None:
+    model = make()
+    model.touch("a", LIMIT)
+    assert model.untold("a") and model.untold("never seen")
+    model.finish("a", 50)
+    assert not model.untold("a") and model.untold("b")
+    model.clear()
+    assert model.untold("a")
+
+
+@both
 def test_groups_that_changed_are_named(make: Callable[[], LengthModel]) -> None:
     model = make()
     for group in "abc":
@@ -266,6 +277,8 @@ def test_no_answer_changes_unnoticed(events: list[tuple[str, int, int]]) -> None
             changed = model.changed(version)
             moved = {g for g, answer in answers().items() if answer != before[g]}
             assert changed is None or moved <= set(changed), (kind, moved, changed)
+            # Of those of which nothing is known, the same is said.
+            assert len({answer for g, answer in answers().items() if model.untold(g)}) <= 1
             assert len(model) <= 3
 
 

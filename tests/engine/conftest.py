@@ -71,7 +71,7 @@ SIDES = {
     "seer-page16": ((*CARELESS, "--page-size", "16", "--disable-overlap-schedule"), {}),
     "seer-hicache": ((*CARELESS, *HICACHE), {}),
     "stock-crowded": (CROWDED, {"SGLANG_SEER": "off", **BOLD_AGAIN}),
-    "observe": (CROWDED, {"SGLANG_SEER": "observe", **BOLD_AGAIN}),
+    "observe": ((*CROWDED, "--enable-metrics"), {"SGLANG_SEER": "observe", **BOLD_AGAIN}),
     "seer-crowded": ((*CROWDED, "--scheduler-policy", "seer"), BOLD_AGAIN),
     "seer-careless": ((*CROWDED, *CARELESS), BOLD_AGAIN),
     # What a GPU would do, as far as a CPU can: Triton kernels through the interpreter, a few widths, each with its own

@@ -15,6 +15,7 @@ from sglang_seer.observe.record import Window, decode
 
 from .conftest import Engine
 from .test_equality import bodies, ends_of, tokens_of
+from .test_metrics import scraped
 from .test_sharing import until
 
 EngineOf = Callable[[str], Engine]
@@ -85,6 +86,23 @@ def test_stock_order_stays_where_seer_would_have_another(observed: tuple[Engine,
     assert starts == sorted(starts)
     # They did wait, so that there was something to order.
     assert max(one.first_s - one.arrived_s for one in came) > 0
+
+
+def test_what_it_saw_is_in_the_metrics(observed: tuple[Engine, list[Any]]) -> None:
+    engine, _ = observed
+
+    def agrees() -> bool:
+        status, seen = engine.status(), scraped(engine)
+        counters = status["counters"]
+        return (
+            seen["sglang_seer_mode"] == {("off",): 0, ("observe",): 1, ("on",): 0}
+            and seen["sglang_seer_observed_admissions_total"] == {(): counters["admissions_judged"]}
+            and seen["sglang_seer_observed_admissions_delayed_total"] == {(): counters["admissions_it_would_delay"]}
+            and seen["sglang_seer_observed_cost_share"] == {(): pytest.approx(status["observed"]["cost_share"])}
+        )
+
+    until(agrees)
+    assert engine.status()["counters"]["admissions_judged"] > 0 < engine.status()["observed"]["cost_share"]
 
 
 def test_the_doctor_tells_what_seer_would_have_done(

@@ -161,14 +161,14 @@ class Hasty(WaitingQueue):
 
     looks_at: frozenset[str] = frozenset()
 
-    def _is_plain(self, group: str) -> bool:
+    def _plain(self) -> list[str]:
         found = {
-            "kind": self._kind[group] is None,
-            "running": group in self._running,
-            "late": group in self._late,
-            "told": not self._lengths.untold(group),
+            "kind": {group for group, kind in self._kind.items() if kind is None},
+            "running": {*self._running},
+            "late": {*self._late},
+            "told": {group for group in self._by_group if not self._lengths.untold(group)},
         }
-        return not any(found[what] for what in self.looks_at)
+        return [group for group in self._by_group if not any(group in found[what] for what in self.looks_at)]
 
 
 class BlindToKind(Hasty):

@@ -37,7 +37,7 @@ MOST_ENTRIES = 16_384
 # Sent with the first entry and then with one of so many: it is a quarter of a small command.
 TRIM_EVERY = 64
 # Least time between two round trips that write, and two that read: an entry costs as much as a dozen tokens.
-SEND_S = 0.1
+SEND_S = 0.12
 READ_S = 0.05
 READ_ENTRIES = 512
 TIMEOUT_S = 1.0
