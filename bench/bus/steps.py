@@ -41,6 +41,7 @@ last, seen, groups = [0, 0.0, 0.0], [], {}
 def told():
     found = {"steps": list(seen), "groups": dict(groups)}
     seen.clear()
+    groups.clear()
     return found
 STATUS.sources["bench"] = told
 def timed_begin(self, batch):
@@ -58,6 +59,8 @@ def noted_follow(self, state, opened):
 pacing.Pacer.begin, pacing.Pacer.interrupt, sharing.Sharing.follow = timed_begin, timed_interrupt, noted_follow
 """
 STEP_S = 0.05
+# Of the first response elsewhere.
+FIRST_NUMBER = 1 << 31
 # As long as siblings get; then the next one of the group begins.
 LENGTH = 2000
 # Of a window's start, in which what was sent before it still arrives.
@@ -104,6 +107,8 @@ def run(bus: str, traffic: Traffic, *, requests: int = 12, limit: int = 1500, ro
         plan = engines.plan("steps", folder, engines.Rollout(requests, 1, limit, requests), {"bus": url})
         with serve(plan, folder) as server:
             server.wait_until_ready(engines.START_TIMEOUT_S)
+            # Without the group of the server's first request.
+            engines.said(server)
             # Opens the groups, so that it is known how the bus names them.
             _roll_out(server, prompts, 8)
             groups = engines.said(server)["bench"]["groups"]
@@ -160,10 +165,13 @@ class _Elsewhere:
 
     def spans(self) -> list[tuple[float, float]]:
         """Ends the traffic: when there was some. Raises RuntimeError if the process does not tell."""
-        self._pipe.send(None)
-        if not self._pipe.poll(JOIN_S):
-            raise RuntimeError(f"bus steps: who writes did not end within {JOIN_S:.0f} s")
-        found: list[tuple[float, float]] = self._pipe.recv()
+        try:
+            self._pipe.send(None)
+            if not self._pipe.poll(JOIN_S):
+                raise RuntimeError(f"bus: who writes did not end within {JOIN_S:.0f} s")
+            found: list[tuple[float, float]] = self._pipe.recv()
+        except (OSError, EOFError) as error:
+            raise RuntimeError("bus: who writes has ended early") from error
         return found
 
     def __exit__(self, *_error: object) -> None:
@@ -177,7 +185,7 @@ def _write(url: str, groups: dict[str, int], traffic: Traffic, pipe: Connection)
     assert shared is not None
     rng = np.random.default_rng(0)
     names = np.array([int(group) for group in groups], dtype=np.int64)
-    number = count(1 << 40)
+    number = count(FIRST_NUMBER)
     # One response of each group is written at a time, by as many tokens a step as the rate asks for.
     piece = max(round(traffic.tokens_per_s * STEP_S / len(names)), 1)
     requests, offset = np.array([next(number) for _ in names]), 0

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from bench.controller.cpu_engines import MODEL
 from bench.soak.memory import MIB
 from sglang_seer.demo.plan import shared_environment, shared_flags
-from sglang_seer.demo.servers import RAISED, Server, ServerPlan, pick_port, serve
+from sglang_seer.demo.servers import RAISED, Server, ServerPlan, pick_ports, serve
 
 ENGINES = 2
 # Of SGLang's checks while it is idle and while it is busy, and of whatever else went wrong.
@@ -73,7 +73,7 @@ class Fleet:
         self.weights = weights
         self.version = next(iter(weights))
         self._started: list[Server] = []
-        self._ports = [pick_port(None) for _ in range(ENGINES)]
+        self._ports = pick_ports(None, ENGINES)
         self.servers = [self._start(number) for number in range(ENGINES)]
 
     def _start(self, number: int) -> Server:

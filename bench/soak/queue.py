@@ -40,7 +40,7 @@ MOST_LEFT_MIB = 48.0
 @dataclass(frozen=True, slots=True)
 class Queued:
     """Passes: of the policy over a waiting queue, in the engine. left_mib: RSS after the last wave, less that after the
-    one before. faults: everything that must not be."""
+    one before. log_faults: what the engine's log tells of."""
 
     requests: int
     returned: int
@@ -51,7 +51,27 @@ class Queued:
     longest_pass_s: float
     left_mib: float
     used_tokens_after: int
-    faults: list[str]
+    log_faults: list[str]
+
+    @property
+    def faults(self) -> list[str]:
+        """Everything that must not be."""
+        found = list(self.log_faults)
+        if self.returned != self.requests:
+            found.append(f"{self.returned:,} requests returned whole, wanted {self.requests:,}")
+        if self.mean_pass_s > MOST_MEAN_PASS_S or self.longest_pass_s > MOST_PASS_S:
+            found.append(
+                f"passes took {self.mean_pass_s:.4f} s on average and {self.longest_pass_s:.3f} s at most, wanted "
+                f"{MOST_MEAN_PASS_S} and {MOST_PASS_S}"
+            )
+        if self.left_mib > MOST_LEFT_MIB:
+            found.append(f"the last wave left {self.left_mib:.0f} MiB, wanted at most {MOST_LEFT_MIB:.0f}")
+        if self.used_tokens_after:
+            found.append(f"{self.used_tokens_after} KV slots are in use after the last wave and a flush, wanted none")
+        if self.most_waiting < self.requests // WAVES // 2:
+            wave = self.requests // WAVES
+            found.append(f"at most {self.most_waiting:,} requests waited, wanted half of {wave:,}: no load")
+        return found
 
 
 def queue(requests: int) -> Queued:
@@ -91,20 +111,6 @@ async def _waves(server: Server, requests: int) -> Queued:
     async with EngineClient(server.plan.url) as client:
         used = (await client.load()).used_tokens
     mean_s = passes["seconds"] / max(passes["passes"], 1)
-    faults = faults_in([server.log])
-    if returned != WAVES * requests:
-        faults.append(f"{returned:,} requests returned whole, wanted {WAVES * requests:,}")
-    if mean_s > MOST_MEAN_PASS_S or passes["longest_s"] > MOST_PASS_S:
-        faults.append(
-            f"passes took {mean_s:.4f} s on average and {passes['longest_s']:.3f} s at most, wanted {MOST_MEAN_PASS_S} "
-            f"and {MOST_PASS_S}"
-        )
-    if (left_mib := rss[-1] - rss[-2]) > MOST_LEFT_MIB:
-        faults.append(f"the last wave left {left_mib:.0f} MiB, wanted at most {MOST_LEFT_MIB:.0f}")
-    if used:
-        faults.append(f"{used} KV slots are in use after the last wave and a flush, wanted none")
-    if passes["most_waiting"] < requests // 2:
-        faults.append(f"at most {passes['most_waiting']:,} requests waited, wanted half of {requests:,}: no load")
     return Queued(
         WAVES * requests,
         returned,
@@ -113,9 +119,9 @@ async def _waves(server: Server, requests: int) -> Queued:
         passes["passes"],
         mean_s,
         passes["longest_s"],
-        left_mib,
+        rss[-1] - rss[-2],
         used,
-        faults,
+        faults_in([server.log]),
     )
 
 

@@ -115,7 +115,7 @@ class _Soak:
             watch = asyncio.create_task(self.memory.watch())
             try:
                 calm_s = await self._disturbed(rollout)
-                await self._calm(rollout)
+                await self._calm(rollout, calm_s)
             finally:
                 watch.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -135,11 +135,12 @@ class _Soak:
             await _until(lambda: len(rollout.buffer.up) == ENGINES, "killed engines that serve again", START_TIMEOUT_S)
         return time.monotonic()
 
-    async def _calm(self, rollout: RolloutController) -> None:
+    async def _calm(self, rollout: RolloutController, calm_s: float) -> None:
         since = self.seen.rollouts
-        # Long enough for a line through the looks.
+        # Long enough for a line through the looks, which a busy machine may delay.
         end_s = max(self.end_s, time.monotonic() + 2 * LEAST_LOOKS * LOOK_S)
-        while time.monotonic() < end_s:
+        last_s = end_s + 10 * LEAST_LOOKS * LOOK_S
+        while (now_s := time.monotonic()) < end_s or (now_s < last_s and len(self.memory.growth(calm_s)) <= ENGINES):
             if self.seen.rollouts % UPDATE_EVERY == 0 or self.seen.rollouts == since:
                 await self._update(rollout, self._other_version())
             await self._checked(rollout, ())
@@ -180,7 +181,7 @@ class _Soak:
         url = self.engines.urls[number]
         # In mid-chunk; where the rest of the rollout has no chunk for it, it is killed idle.
         with contextlib.suppress(TimeoutError):
-            await _until(lambda: rollout.buffer.engines[url].in_flight > 1, "chunks on the engine", 5.0)
+            await _until(lambda: rollout.buffer.engines[url].in_flight > 1, "chunks on the engine", 20.0)
         self.engines.kill(number)
         self.seen.kills += 1
         await _until(lambda: url not in rollout.buffer.up, "an engine that is known to be dead", 60.0)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import numpy as np
 import torch
@@ -128,7 +129,7 @@ def _measure(
     with started("steps", [plan], folder, START_TIMEOUT_S) as (server,):
         try:
             return asyncio.run(_cells(options, server, folder / "steps.jsonl", began_s))
-        except (EngineError, TimeoutError) as error:
+        except (EngineError, aiohttp.ClientError, TimeoutError) as error:
             server.check()
             raise server.error(f"{type(error).__name__}: {error}") from error
 
@@ -158,12 +159,25 @@ async def _cells(
                 print(f"steps: {name}", file=sys.stderr, flush=True)
                 path.unlink(missing_ok=True)
                 requests = _requests(context, batch, _tokens(options), model.SHAPES[options.shape].vocab_size)
-                await asyncio.wait_for(asyncio.gather(*map(client.generate, requests)), CELL_TIMEOUT_S)
+                await _generate(server, requests)
                 found = curves.by_cell(_read(path), batch=batch, context_tokens=context)
                 if not found:
                     left_out[name] = "too few steps had the whole batch"
                 cells |= found
     return cells, left_out, capacity
+
+
+async def _generate(server: Server, requests: Sequence[GenerateRequest]) -> None:
+    """All in one call, so that the whole batch begins together. Raises ServerError for another status than 200."""
+    bodies = [request.body() for request in requests]
+    call = {name: [body[name] for body in bodies] for name in bodies[0]}
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CELL_TIMEOUT_S)) as session,
+        session.post(f"{server.plan.url}/generate", json=call) as answer,
+    ):
+        if answer.status != 200:
+            raise server.error(f"/generate: status {answer.status}: {(await answer.text())[:200]}")
+        await answer.read()
 
 
 def _requests(context: int, batch: int, tokens: int, vocabulary: int) -> list[Endless]:

@@ -47,7 +47,7 @@ TABLES = {
     "policy-pass": Table("policy_pass_cpu.json", "pytest bench/micro --benchmark-json FILE", lengths.passes),
     "bus-acceptance": Table("bus_cpu.json", BUS, bus.acceptance),
     "bus-load": Table("bus_load_cpu.json", f"{BENCH} bus --parts load --json FILE", bus.load),
-    "bus-engines": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines steps --json FILE", bus.engines),
-    "bus-steps": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines steps --json FILE", bus.steps),
+    "bus-engines": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines --json FILE", bus.engines),
+    "bus-steps": Table("bus_steps_cpu.json", f"{BENCH} bus --parts steps --json FILE", bus.steps),
     "reality": Table("reality_cpu.json", f"{BENCH} reality --json FILE", reality.table),
 }

@@ -16,7 +16,7 @@ from redis.retry import Retry
 from sglang_seer.demo.buses import REDIS_PROGRAMS as PROGRAMS
 from sglang_seer.demo.servers import pick_port
 
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
 
 
 def programs() -> list[str]:

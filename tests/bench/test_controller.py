@@ -75,7 +75,7 @@ def test_a_load_that_was_not_there_is_told() -> None:
 def test_a_small_load_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One that nobody can reach is reported, and said to be none."""
     path = tmp_path / "rows.json"
-    small = ["--engines", "2", "--in-flight", "20", "--rate", "40", "--chunk-tokens", "8", "--seconds", "0.5"]
+    small = ["--engines", "2", "--in-flight", "20", "--rate", "40", "--chunk-tokens", "8", "--seconds", "2"]
     status = command.main([*small, "--repetitions", "1", "--json", str(path)])
     kept = json.loads(path.read_text())
     assert status == (1 if kept["load_not_reached"] else 0)

@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import sys
+import time
 from pathlib import Path
 
 
@@ -30,6 +31,9 @@ def run_job(folder: Path) -> None:
     try:
         answers = [engine.generate(**batch) for batch in job["batches"]]
         (state,) = engine.get_server_info()["internal_states"]
+        # A flush succeeds once nothing is on its way to the store any more.
+        while "hicache_storage_backend" in job["engine"] and not engine.flush_cache().success:
+            time.sleep(0.05)
     finally:
         engine.shutdown()
     (folder / "answers.json").write_text(json.dumps(answers))

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 HOST = Path(__file__).with_name("engine_host.py")
-TIMEOUT_S = 240.0
+TIMEOUT_S = 600.0
 PLATFORM = {"SGLANG_PLATFORM": "seer_cpu", "SGLANG_SEER": "off"}
 
 Answers = list[list[dict[str, Any]]]

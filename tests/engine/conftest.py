@@ -12,7 +12,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ import requests
 from sglang_seer.demo.redis_server import RedisServer, programs
 from sglang_seer.demo.servers import Server, ServerPlan, pick_port, serve
 from tests.reasoner import REASONER, reasoner_prompts
+from tests.steady_clock import STEADY_CLOCK
 
-START_TIMEOUT_S = 240.0
-REQUEST_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 480.0
+REQUEST_TIMEOUT_S = 240.0
 # Small enough that twelve long samples do not fit: they wait, and some are retracted.
 POOL_TOKENS = 2048
 
@@ -103,12 +104,33 @@ SHARED_BY_ALL = ("stock", "seer", "seer-page16")
 MOST_PASSING = 4
 # What a server runs before anything else.
 FUZZED_BUS = Path(__file__).with_name("fuzzed_bus.py").read_text()
+# Those whose steps are counted have a steady clock; the others choose their widths by what steps take here.
 CUSTOMIZED = {
+    "seer": STEADY_CLOCK,
+    "seer-page16": STEADY_CLOCK,
+    "seer-tp2": STEADY_CLOCK,
+    "ipc": STEADY_CLOCK,
     "mutant": MUTANT,
-    "as-on-gpu": FEW_WIDTHS,
+    "as-on-gpu": FEW_WIDTHS + STEADY_CLOCK,
     "ipc-fuzzed": FUZZED_BUS,
     "redis-fuzzed": FUZZED_BUS,
 }
+
+
+# What a call says of each of many requests, and what stands for nothing.
+COLUMNS = {
+    "input_ids": None,
+    "sampling_params": None,
+    "return_logprob": False,
+    "logprob_start_len": -1,
+    "top_logprobs_num": 0,
+}
+
+
+def together(bodies: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One call for all of them: they reach the scheduler in one message, so that none runs before all are there."""
+    assert not {key for body in bodies for key in body} - COLUMNS.keys()
+    return {key: [body.get(key, nothing) for body in bodies] for key, nothing in COLUMNS.items()}
 
 
 def existing_path() -> list[str]:
@@ -136,14 +158,32 @@ class Engine:
         with ThreadPoolExecutor(len(bodies)) as pool:
             return list(pool.map(self.generate, bodies))
 
-    def stream(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """The events of a streamed answer."""
+    def generate_together(self, bodies: Sequence[dict[str, Any]]) -> list[Any]:
+        """As `generate_all`, and all of them wait before the first one runs."""
+        answers: list[Any] = self.generate(together(bodies))
+        return answers
+
+    @contextmanager
+    def streaming(self, body: dict[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
+        """The events of a streamed answer as they come; those of many requests have an index."""
         with requests.post(
             self.server.plan.url + "/generate", json={**body, "stream": True}, stream=True, timeout=REQUEST_TIMEOUT_S
         ) as response:
-            lines = [line.decode() for line in response.iter_lines() if line.startswith(b"data:")]
-        assert lines[-1] == "data: [DONE]"
-        return [json.loads(line[len("data:") :]) for line in lines[:-1]]
+            yield map(json.loads, self._events(response))
+
+    @staticmethod
+    def _events(response: requests.Response) -> Iterator[str]:
+        for line in response.iter_lines():
+            if line == b"data: [DONE]":
+                return
+            if line.startswith(b"data:"):
+                yield line.decode().removeprefix("data:")
+        raise AssertionError("the stream broke off")
+
+    def stream(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """All events of a streamed answer."""
+        with self.streaming(body) as events:
+            return list(events)
 
     def status(self) -> dict[str, Any]:
         """Seer's live block in /server_info."""

@@ -1,7 +1,7 @@
 """Run by an engine's process before anything else: what arrives over the token bus is lost, late, twice or false.
 
 A message may also be one that a peer could have made on purpose: right in form, with other tokens, offsets, groups or
-weights. Which fate a message has is drawn from a fixed seed.
+weights. Which fate a message has is drawn from a fixed seed; what became of it is counted.
 """
 
 import random
@@ -14,6 +14,7 @@ from sglang_seer.status import STATUS
 
 _dice = random.Random(0)
 _kept = []
+_FORGED = ("hostile", "tokens", "offsets", "foreign", "stale")
 
 
 def _forged(frame, fate):
@@ -35,10 +36,9 @@ def _forged(frame, fate):
 
 
 def unpack(right, data, *of):
-    fate = _dice.choice(
-        ["right"] * 6 + ["lost", "corrupt", "late", "twice", "hostile", "tokens", "offsets", "foreign", "stale"]
-    )
-    STATUS.counters[f"fuzz_{fate}"] += 1
+    fate = _dice.choice(["right"] * 6 + ["lost", "corrupt", "late", "twice", *_FORGED])
+    if fate not in _FORGED:
+        STATUS.counters[f"fuzz_{fate}"] += 1
     if fate == "lost":
         raise wire.BadFrame("corrupt", "lost")
     if fate == "corrupt":
@@ -50,7 +50,8 @@ def unpack(right, data, *of):
     elif fate == "twice":
         _kept.append(data)
     frame = right(data, *of)
-    if isinstance(frame, wire.Text) and fate in ("hostile", "tokens", "offsets", "foreign", "stale"):
+    if isinstance(frame, wire.Text) and fate in _FORGED:
+        STATUS.counters[f"fuzz_{fate}"] += 1
         return _forged(frame, fate)
     return frame
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -25,7 +24,7 @@ def run(engine_of: Callable[[str], Engine], prompts: list[list[int]]) -> Run:
         if name not in kept:
             engine = engine_of(name)
             engine.assert_idle_and_clean()
-            answers: list[Any] = engine.generate_all(asked)
+            answers = engine.generate_together(asked)
             kept[name] = tokens_of(answers), sum(answer["meta_info"]["num_retractions"] for answer in answers)
         return kept[name]
 

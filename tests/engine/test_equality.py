@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
-from .conftest import POOL_TOKENS, Engine
+from .conftest import POOL_TOKENS, Engine, together
 
 LOGPROB_TOLERANCE = 1e-5
 
@@ -29,6 +27,20 @@ def bodies(prompts: list[list[int]], samples: int = 3, *, limit: int = 200, **sa
         for i, prompt in enumerate(prompts)
         for sample in range(samples)
     ]
+
+
+def endless(prompt: list[int]) -> dict[str, Any]:
+    """A request to abort, of that name. It is so hot that it accepts no draft: it takes a step for each token."""
+    (body,) = bodies([prompt], samples=1, limit=1500, ignore_eos=True, temperature=5.0)
+    return {**body, "rid": "endless"}
+
+
+def by_index(events: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Those of each of many requests."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for event in events:
+        found.setdefault(event["index"], []).append(event)
+    return [found[index] for index in range(len(found))]
 
 
 def tokens_of(answers: list[Any]) -> list[list[int]]:
@@ -180,7 +192,7 @@ def test_retraction_under_memory_pressure(stock: Engine, seer: Engine, prompts: 
     for attempt in range(4):
         # After a retraction SGLang admits less boldly for a while, on either side.
         asked = bodies([prompts[i] for i in wordy], samples=4 + attempt, limit=600)
-        wanted, seen = stock.generate_all(asked), seer.generate_all(asked)
+        wanted, seen = stock.generate_all(asked), seer.generate_together(asked)
         assert tokens_of(seen) == tokens_of(wanted)
         assert sum(map(len, tokens_of(seen))) > 1.5 * POOL_TOKENS
         retractions += sum(answer["meta_info"]["num_retractions"] for answer in seen)
@@ -193,14 +205,12 @@ def test_retraction_under_memory_pressure(stock: Engine, seer: Engine, prompts: 
 def test_abort_in_mid_flight_leaves_the_others_alone(stock: Engine, seer: Engine, prompts: list[list[int]]) -> None:
     asked = bodies(prompts[1:4], samples=2)
     wanted = stock.generate_all(asked)
-    (doomed,) = bodies(prompts[4:5], samples=1, limit=1500, ignore_eos=True)
-    with ThreadPoolExecutor(2) as pool:
-        aborted = pool.submit(seer.generate, {**doomed, "rid": "doomed"})
-        others = pool.submit(seer.generate_all, asked)
-        time.sleep(0.5)
-        assert seer.post("/abort_request", {"rid": "doomed"}).status_code == 200
-        assert aborted.result()["meta_info"]["finish_reason"]["type"] == "abort"
-        assert tokens_of(others.result()) == tokens_of(wanted)
+    with seer.streaming(endless(prompts[4])) as doomed, seer.streaming(together(asked)) as others:
+        next(doomed), next(others)
+        assert seer.post("/abort_request", {"rid": "endless"}).status_code == 200
+        *_, aborted = doomed
+        assert aborted["meta_info"]["finish_reason"]["type"] == "abort"
+        assert tokens_of([parts[-1] for parts in by_index(others)]) == tokens_of(wanted)
     seer.assert_idle_and_clean()
 
 
@@ -227,7 +237,7 @@ def test_siblings_of_a_finished_sample_need_fewer_steps(seer: Engine, prompts: l
 def test_without_siblings_nothing_is_gained(seer: Engine, prompts: list[list[int]]) -> None:
     """Negative control of the test above: after a flush the sample needs as many steps as before, or nearly so.
 
-    Nearly: the width of each step follows measured times.
+    Nearly: what is likely is still known of the samples before.
     """
     counts = [0, 0]
     for asked in bodies(prompts[-3:-2], samples=4, limit=300):
@@ -265,7 +275,10 @@ def test_what_a_gpu_runs_as_far_as_a_cpu_can(
     assert widths <= {0, 4, 8, 16} and len(widths) > 1
 
 
-def test_status_says_what_is_active(seer: Engine) -> None:
+def test_status_says_what_is_active(seer: Engine, prompts: list[list[int]]) -> None:
+    for _ in range(2):
+        # The second time all of it has been said before.
+        seer.generate_all(bodies(prompts[::9], limit=60))
     status = seer.status()
     assert status["mode"] == "on" and status["parts"] == ["scheduling", "speculation"]
     assert not status["reasons"]

@@ -31,7 +31,8 @@ DASHBOARD = Path(__file__).resolve().parents[2] / "examples" / "grafana" / "seer
 NAMES = re.compile(r"sglang_seer_\w+")
 # Those that `rollout --metrics-port` serves are tested there.
 ROLLOUT = "sglang_seer_rollout_"
-PROMETHEUS_START_S = 60.0
+PROMETHEUS_START_S = 120.0
+BYTES = ("sent_bytes", "received_bytes")
 
 
 def expressions() -> list[str]:
@@ -81,10 +82,15 @@ def _everything_went_wrong(engine: Engine) -> bool:
 
 
 def test_a_scrape_agrees_with_server_info(busy: Engine) -> None:
-    """Written at most a second later than counted, also while nothing runs."""
+    """Written at most a second later than counted, also while nothing runs.
+
+    Engines on a bus never fall silent, so not all numbers stand still at the same time.
+    """
+    agreed: set[str] = set()
+    before = busy.status()["bus"]
 
     def agrees() -> bool:
-        status, seen = busy.status(), scraped(busy)
+        status, seen, after = busy.status(), scraped(busy), busy.status()["bus"]
         counters, drafts, budget, bus = status["counters"], status["drafts"], status["budget"], status["bus"]
         single = {
             "groups": status["groups"],
@@ -114,16 +120,18 @@ def test_a_scrape_agrees_with_server_info(busy: Engine) -> None:
             },
             "plain_path_steps_total": {("penalty",): counters["plain_path_for_penalty"]},
             "refused_total": {("malformed_hints",): 1, ("bus_text",): counters.get("bus_refused", 0)},
-            "bus_bytes_total": {("sent",): bus["sent_bytes"], ("received",): bus["received_bytes"]},
             "bus_queued_tokens": {("in",): bus["queued_in_tokens"], ("out",): bus["queued_out_tokens"]},
             "bus_dropped_messages_total": {(name,): count for name, count in bus["dropped_messages"].items()},
             "bus_dropped_items_total": {(name,): count for name, count in bus["dropped_items"].items()},
         }
         wanted = {**{name: {(): value} for name, value in single.items()}, **tables}
-        different = {name: (seen.get("sglang_seer_" + name), value) for name, value in wanted.items()}
-        different = {name: pair for name, pair in different.items() if pair[0] != pair[1]}
+        pairs = {name: (seen.get("sglang_seer_" + name), value) for name, value in wanted.items()}
+        agreed.update(name for name, (scrape, value) in pairs.items() if scrape == value)
+        different = {name: pair for name, pair in pairs.items() if name not in agreed}
         print(different)
-        return not different
+        ways = seen.get("sglang_seer_bus_bytes_total", {})
+        bounds = [(before[name], ways.get((name[: -len("_bytes")],), -1), after[name]) for name in BYTES]
+        return not different and all(least <= value <= most for least, value, most in bounds)
 
     until(agrees)
     status = busy.status()
@@ -187,7 +195,7 @@ context = SimpleNamespace(collector=None, is_stats_logging_rank=True)
 assert labels_of(SimpleNamespace(metrics_collector_context=context)) is None
 print("prometheus_client" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "False", done.stderr
 
 
@@ -230,12 +238,12 @@ def test_totals_only_rise_and_are_written_once_a_second(monkeypatch: pytest.Monk
 
 @contextmanager
 def prometheus(target: str, folder: Path) -> Iterator[str]:
-    """URL of a real server that scrapes the target once a second."""
+    """URL of a real server that scrapes the target every other second."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("prometheus is not installed: apt-get install prometheus")
     config = {"scrape_configs": [{"job_name": "engines", "static_configs": [{"targets": [target]}]}]}
-    (folder / "prometheus.yml").write_text(json.dumps({"global": {"scrape_interval": "1s"}, **config}))
+    (folder / "prometheus.yml").write_text(json.dumps({"global": {"scrape_interval": "2s"}, **config}))
     place = f"{HOST}:{pick_port(None)}"
     command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "prometheus.log").open("wb") as log:
@@ -271,7 +279,7 @@ def _until_up(answer: Callable[[str], Any]) -> None:
         try:
             if [one["value"][1] for one in answer("up")] == ["1"]:
                 return
-        except (requests.ConnectionError, AssertionError):
+        except (requests.RequestException, AssertionError):
             pass
         assert time.monotonic() < deadline_s, "prometheus scraped nothing"
         time.sleep(0.2)

@@ -35,7 +35,7 @@ def observed(engine_of: EngineOf, asked: list[dict[str, Any]]) -> tuple[Engine, 
     """An engine after a rollout, and its answers."""
     engine = engine_of("observe")
     engine.assert_idle_and_clean()
-    answers = engine.generate_all(asked)
+    answers = engine.generate_together(asked)
     until(lambda: engine.status()["observed"]["replayed_steps"] > 4 * LEAST_DRAFT_STEPS)
     return engine, answers
 

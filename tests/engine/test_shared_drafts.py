@@ -22,7 +22,7 @@ from sglang_seer.engine.sharing import Lengths, Sharing
 from sglang_seer.status import STATUS
 
 VOCAB = 50
-TIMEOUT_S = 20.0
+TIMEOUT_S = 120.0
 _names = itertools.count()
 
 

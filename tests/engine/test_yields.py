@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +10,9 @@ import pytest
 
 from sglang_seer.engine.yields import may_yield
 
-from .conftest import Engine
-from .test_equality import assert_same_logprobs, bodies, ends_of, tokens_of
+from .conftest import Engine, together
+from .test_equality import assert_same_logprobs, bodies, by_index, endless, ends_of, tokens_of
+from .test_sharing import until
 
 
 def yields_of(engine: Engine) -> int:
@@ -30,7 +30,7 @@ def test_samples_and_logprobs_of_requests_that_yielded(stock: Engine, seer: Engi
     asked = [{**body, "return_logprob": True, "top_logprobs_num": 2} for body in crowd(prompts)]
     # Its prompt's log-probabilities would be lost on the way: such a request stays.
     asked[0]["logprob_start_len"] = 0
-    wanted, seen = stock.generate_all(asked), seer.generate_all(asked)
+    wanted, seen = stock.generate_all(asked), seer.generate_together(asked)
     assert yields_of(seer) > before
     assert ends_of(seen) == ends_of(wanted)
     for theirs, ours in zip(wanted, seen, strict=True):
@@ -45,7 +45,7 @@ def test_a_yield_costs_one_page_of_prefill(stock: Engine, seer: Engine, prompts:
     seer.assert_idle_and_clean()
     before = seer.status()["counters"]
     asked = bodies(prompts[:14], samples=1, limit=100)
-    wanted, seen = stock.generate_all(asked), seer.generate_all(asked)
+    wanted, seen = stock.generate_all(asked), seer.generate_together(asked)
     assert tokens_of(seen) == tokens_of(wanted)
     assert sum(answer["meta_info"]["num_retractions"] for answer in seen) == 0
     after = seer.status()["counters"]
@@ -58,16 +58,18 @@ def test_a_yield_costs_one_page_of_prefill(stock: Engine, seer: Engine, prompts:
 def test_streams_stop_strings_and_aborts_over_a_yield(stock: Engine, seer: Engine, prompts: list[list[int]]) -> None:
     seer.assert_idle_and_clean()
     before = yields_of(seer)
-    asked = crowd(prompts, stop=["Then", "makes"])
-    (doomed,) = bodies(prompts[4:5], samples=1, limit=1500, ignore_eos=True)
+    asked = crowd(prompts)
+    # The others run for longer than a chunk.
+    for body in asked[::2]:
+        body["sampling_params"]["stop"] = ["Then", "makes"]
     wanted = stock.generate_all(asked)
-    with ThreadPoolExecutor(len(asked) + 1) as pool:
-        aborted = pool.submit(seer.generate, {**doomed, "rid": "doomed"})
-        streams = [pool.submit(seer.stream, body) for body in asked]
-        events = [stream.result() for stream in streams]
-        seer.post("/abort_request", {"rid": "doomed"})
-        assert aborted.result()["meta_info"]["finish_reason"]["type"] == "abort"
-    assert yields_of(seer) > before
+    with seer.streaming(endless(prompts[4])) as doomed, seer.streaming(together(asked)) as others:
+        next(doomed)
+        until(lambda: yields_of(seer) > before)
+        seer.post("/abort_request", {"rid": "endless"})
+        *_, aborted = doomed
+        assert aborted["meta_info"]["finish_reason"]["type"] == "abort"
+        events = by_index(others)
     assert tokens_of([parts[-1] for parts in events]) == tokens_of(wanted)
     assert [parts[-1]["text"] for parts in events] == [answer["text"] for answer in wanted]
     for parts in events:
@@ -82,7 +84,7 @@ def test_samples_that_yielded_under_a_hierarchical_cache(
     """Their pages go to host memory and to a store, which brings back what the pool had no room for."""
     seer = engine_of("seer-hicache")
     asked = [{**body, "return_logprob": True, "top_logprobs_num": 2} for body in crowd(prompts)]
-    wanted, seen = stock.generate_all(asked), seer.generate_all(asked)
+    wanted, seen = stock.generate_all(asked), seer.generate_together(asked)
     after = seer.status()["counters"]
     assert after["yields"] > 0 and after["yields_resumed"] > 0
     assert ends_of(seen) == ends_of(wanted)
@@ -94,10 +96,10 @@ def test_samples_that_yielded_under_a_hierarchical_cache(
 
 
 def test_nobody_yields_while_nobody_waits(stock: Engine, seer: Engine, prompts: list[list[int]]) -> None:
-    """Negative control: as many chunks end, but there is room for all."""
+    """Negative control: chunks end as well, but there is room for all, also where each goes on to its limit."""
     before = yields_of(seer)
-    asked = bodies(prompts[::7], limit=200)
-    assert tokens_of(seer.generate_all(asked)) == tokens_of(stock.generate_all(asked))
+    asked = bodies(prompts[::7], samples=2, limit=150)
+    assert tokens_of(seer.generate_together(asked)) == tokens_of(stock.generate_all(asked))
     assert yields_of(seer) == before
 
 

@@ -29,7 +29,7 @@ def run_interpreted(target: Path | str, *options: str) -> subprocess.CompletedPr
         "SGLANG_PLATFORM": "seer_cpu",
     }
     command = [sys.executable, "-W", "ignore::RuntimeWarning", "-m", "pytest", "-q", str(target), *options]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=1200)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda path: path.stem.removeprefix("check_"))

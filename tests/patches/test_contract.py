@@ -203,7 +203,6 @@ def launch(path: Path, *flags: str, **environment: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.timeout(600)
 def test_a_renamed_target_stops_the_launcher_with_every_reason(drifted_sglang: Path) -> None:
     for flags, environment in ((("--scheduler-policy", "seer"), {}), ((), {"SGLANG_SEER": "on"})):
         done = launch(drifted_sglang, *flags, **environment)

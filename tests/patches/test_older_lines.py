@@ -21,6 +21,7 @@ from sglang_seer.patches import lines
 from tests.cpu_platform.cpu_lines import EnvironmentUnavailable, line_python, plugin_folder
 from tests.cpu_platform.engines import Answers, Batch, EngineHost, tokens
 from tests.reasoner import REASONER, reasoner_prompts
+from tests.steady_clock import STEADY_CLOCK
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEN = Path(__file__).with_name("seen_lines.json")
@@ -114,13 +115,6 @@ except ValueError as error:
     assert "returned hidden states" in str(error), error
 else:
     raise AssertionError("wanted a refusal")
-"""
-# Every step takes as long as any other: drafts always pay, however fast the machine is.
-STEADY_CLOCK = """
-from itertools import count
-from sglang_seer.engine.pacing import Pacer
-ticks = count()
-Pacer.__init__.__kwdefaults__["clock"] = lambda: 0.001 * next(ticks)
 """
 # Draws a node's token with the noise of the next position.
 WRONG_NOISE = """

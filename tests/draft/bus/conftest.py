@@ -37,9 +37,9 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, 
     elif kind == "ipc":
         yield (f"ipc://{tmp_path}/bus",) * 2
     elif kind == "tcp":
-        from sglang_seer.demo.servers import pick_port
+        from sglang_seer.demo.servers import pick_ports
 
-        first, second = (f"127.0.0.1:{pick_port(None)}" for _ in range(2))
+        first, second = (f"127.0.0.1:{port}" for port in pick_ports(None, 2))
         yield f"tcp://{first}?peer={second}", f"tcp://{second}?peer={first}"
     elif kind in programs():
         with RedisServer(tmp_path, program=kind) as server:

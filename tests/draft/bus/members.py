@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sglang_seer.draft.bus import Keeping, Pace, SharedText, deltas, share_text
 
 VOCAB_SIZE = 1000
-TIMEOUT_S = 20.0
+TIMEOUT_S = 120.0
 # Quick, so that tests are.
 PACE = Pace(flush_s=0.005, wait_s=0.005, patience_s=0.5)
 GROUP, OTHER_GROUP = -(2**62), 7

@@ -47,6 +47,9 @@ class Proxy:
                 continue
             server = socket.create_connection(("127.0.0.1", self._target))
             self._sockets += [client, server]
+            if not self._whole:
+                # Cut meanwhile.
+                self.cut()
             for source, sink in ((client, server), (server, client)):
                 threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_killed_and_back_without_memory(redis_server: RedisServer, pair: tuple[M
     until(reader.has(GROUP, 1, range(20)))
     until(reader.has(GROUP, 2, [5]))
     assert reader.finished == [(GROUP, 2, 1)]
-    assert writer.status("reconnects") == 1
+    assert writer.status("reconnects") >= 1
     assert writer.status("dropped_out_tokens") == 0
 
 
@@ -91,7 +92,7 @@ def test_a_network_that_is_cut_or_stands_still(
     proxy.mend()
     until(near.has(GROUP, 1, [1, 2]))
     until(far.has(GROUP, 2, [7]))
-    assert connected(far)()
+    until(connected(far))
 
 
 def test_a_full_memory_refuses_until_there_is_room(redis_program: str, tmp_path: Path, joined: Joined) -> None:
@@ -102,23 +103,30 @@ def test_a_full_memory_refuses_until_there_is_room(redis_program: str, tmp_path:
         writer.write(GROUP, 1, 0, range(10))
         until(lambda: bool(writer.status("refused_writes")))
         assert "OOM" in str(writer.status("problem")) or "OutOfMemory" in str(writer.status("problem"))
-        assert connected(writer, reader)()
+        until(connected(writer, reader))
         redis.Redis(port=server.port).config_set("maxmemory", 0)
         until(reader.has(GROUP, 1, range(10)))
         until(lambda: writer.status("problem") == "")
 
 
 def test_a_stream_lives_on_while_it_is_used_and_ends_when_it_is_not(redis_server: RedisServer, joined: Joined) -> None:
-    writer = joined(redis_server.url, keeping=Keeping(ttl_s=1.0))
-    writer.write(GROUP, 1, 0, [1])
+    patient, writer = (joined(redis_server.url, keeping=Keeping(ttl_s=ttl_s)) for ttl_s in (3600.0, 1.0))
     client = redis.Redis(port=redis_server.port)
+    patient.write(GROUP, 1, 0, [1])
     until(lambda: client.dbsize() == 1)
-    assert 0 < client.ttl(client.keys()[0]) <= 1
-    until(lambda: client.dbsize() == 0)
-    reader = joined(redis_server.url, keeping=Keeping(ttl_s=3600.0))
-    reader.shared.subscribe([OTHER_GROUP])
+    assert 1800 < client.ttl(client.keys()[0]) <= 3600
     writer.write(OTHER_GROUP, 1, 0, [1])
-    until(reader.has(OTHER_GROUP, 1, [1]))
+    until(lambda: client.info("stats")["expired_keys"] > 0 and client.dbsize() == 1)
+    # Written again and again, it comes before it ends.
+    patient.shared.subscribe([OTHER_GROUP])
+    numbers = itertools.count(2)
+
+    def comes() -> bool:
+        writer.write(OTHER_GROUP, next(numbers), 0, [1])
+        patient.take()
+        return bool(patient.text)
+
+    until(comes)
 
 
 def test_streams_are_bounded(redis_server: RedisServer, pair: tuple[Member, Member]) -> None:
@@ -165,7 +173,7 @@ def test_passwords(redis_program: str, tmp_path: Path, joined: Joined, caplog: p
     with RedisServer(tmp_path, "--requirepass", "s3cret", program=redis_program) as server:
         place = f"127.0.0.1:{server.port}/0"
         right = joined(f"redis://:s3cret@{place}")
-        assert connected(right)()
+        until(connected(right))
         for wrong in (f"redis://:wr0ng@{place}", f"redis://{place}"):
             with pytest.raises(BusError, match=r"(?i)auth|password") as error:
                 joined(wrong)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 import redis
 
 from sglang_seer.demo.redis_server import RedisServer
-from sglang_seer.demo.servers import HOST, pick_port
+from sglang_seer.demo.servers import HOST, PORTS, pick_port
 from sglang_seer.draft.bus import BusError
 from tests.draft.bus.members import GROUP, Member, until
 
 Joined = Callable[..., Member]
 NODES = 3
+# Nodes speak to each other on ports so far above those of their clients.
+BUS_ABOVE = 10_000
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
@@ -27,7 +30,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
     made, key = folder / f"{name}.crt", folder / f"{name}.key"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
     more = ["-addext", f"subjectAltName=IP:{HOST}", "-keyout", str(key), "-out", str(made)]
-    done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return made, key
 
@@ -73,30 +76,43 @@ def test_what_is_wrong_with_tls_is_said_without_the_password(tls_url: str, tmp_p
         assert "wr0ng" not in str(error.value)
 
 
+def cluster_ports(count: int) -> list[int]:
+    """Free ones whose bus ports are free as well, and none that Linux gives to an outgoing connection meanwhile."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(PORTS.start, PORTS.stop - BUS_ABOVE), 100):
+        with suppress(ValueError):
+            pick_port(port + BUS_ABOVE)
+            found.append(pick_port(port))
+        if len(found) == count:
+            break
+    return found
+
+
 @pytest.fixture
 def cluster(redis_program: str, tmp_path: Path) -> Iterator[list[RedisServer]]:
     """Three nodes without replicas."""
     client = shutil.which(redis_program.replace("-server", "-cli"))
     if client is None:
         pytest.skip(f"{redis_program} came without its client: no cluster can be made")
-    flags = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    flags = ("--cluster-enabled", "yes", "--cluster-node-timeout", "15000")
     with ExitStack() as stack:
         nodes = [
             stack.enter_context(
-                RedisServer(tmp_path, *flags, "--cluster-config-file", f"{number}.conf", program=redis_program)
+                RedisServer(tmp_path, *flags, "--cluster-config-file", f"{port}.conf", program=redis_program, port=port)
             )
-            for number in range(NODES)
+            for port in cluster_ports(NODES)
         ]
         places = [f"{HOST}:{node.port}" for node in nodes]
         command = [client, "--cluster", "create", *places, "--cluster-yes"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stdout + done.stderr
         yield nodes
 
 
 def test_a_cluster_spreads_groups_over_its_nodes(cluster: list[RedisServer], joined: Joined) -> None:
     url = f"redis+cluster://{HOST}:{cluster[0].port}"
-    until(lambda: redis.Redis(port=cluster[0].port).cluster("info")["cluster_state"] == "ok")
+    for node in cluster:
+        until(lambda node=node: redis.Redis(port=node.port).cluster("info")["cluster_state"] == "ok")
     writer, reader = joined(url), joined(url)
     groups = range(60)
     reader.shared.subscribe(groups)
