@@ -155,7 +155,7 @@ def check_packages(command: Command, place: Place) -> None:
 
 def check_help(program: list[str], words: Sequence[str]) -> None:
     """Each option stands in the program's help."""
-    done = subprocess.run([*program, "--help"], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    done = subprocess.run([*program, "--help"], capture_output=True, text=True, timeout=300, cwd=ROOT)
     said = done.stdout + done.stderr
     for word in words:
         if word.startswith("--"):

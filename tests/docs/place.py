@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.docs.pages import ROOT, Command
 from tests.reasoner import REASONER
 
-COMMAND_TIMEOUT_S = 150.0
+COMMAND_TIMEOUT_S = 400.0
 # Limits of examples; the tiny model knows one task and may go on for long with anything else.
 SHORTER = {"8192": "48", "4096": "48"}
 

@@ -45,7 +45,7 @@ def test_json_is_a_request_or_a_config(block: Block, place: Callable[[bool], Pla
     if "sampling_params" not in value:
         parse_config(block.text.strip())
         return
-    answer = requests.post(place(True).url + "/generate", json=json.loads(shorter(block.text)), timeout=60)
+    answer = requests.post(place(True).url + "/generate", json=json.loads(shorter(block.text)), timeout=300)
     assert answer.status_code == 200, answer.text
     assert answer.json()["meta_info"]["completion_tokens"] > 0
 
@@ -82,7 +82,7 @@ def test_python_runs(block: Block, place: Callable[[bool], Place]) -> None:
         compile(code.replace("...", "seen.append(sample)"), "example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT),
         names,
     )
-    asyncio.run(asyncio.wait_for(done, 120))
+    asyncio.run(asyncio.wait_for(done, 400))
     assert sorted(sample.sample for sample in seen) == list(range(8))
     assert all(sample.output_ids for sample in seen)
 

@@ -8,7 +8,8 @@ import os
 import sys
 import types
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,15 @@ install()
 rollout = compat.slime("rollout.sglang_rollout")
 Sample = compat.slime("utils.types").Sample
 run = compat.slime("utils.async_utils").run
+
+
+def meanwhile(work: Coroutine[Any, Any, None]) -> Future[None]:
+    """Does that in slime's loop, beside what runs there."""
+
+    async def running() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    return asyncio.run_coroutine_threadsafe(work, run(running()))
 
 
 class Router:

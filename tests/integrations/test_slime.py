@@ -6,8 +6,6 @@ slime is a stand-in here; with SLIME_CHECKOUT it is the real one (`./run test-sl
 from __future__ import annotations
 
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
@@ -18,6 +16,7 @@ import pytest
 
 from sglang_seer.demo.servers import ServerPlan, pick_port, serve
 from sglang_seer.integrations.slime import GENERATE_PATH, generate, generate_rollout
+from sglang_seer.integrations.slime.engines import engines_of_process
 from tests.integrations.slime_side import (
     Prompts,
     Sample,
@@ -25,14 +24,17 @@ from tests.integrations.slime_side import (
     assert_equal,
     by_index,
     generated,
+    meanwhile,
     rollout,
     routing,
-    run,
 )
 from tests.rollout.conftest import COMMON_FLAGS, SIDES, START_TIMEOUT_S
+from tests.rollout.fleet_of_stubs import Arrivals, until
 from tests.rollout.real_engines import RealEngine, folder_of_example
 
 Engines = dict[str, RealEngine]
+# Samples after which prompts and seeds come again.
+ROUND = 12
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,9 @@ def test_abort_in_mid_rollout_and_on_with_it(
     seer: int, texts: list[str], wanted: dict[int, Any], function: Any
 ) -> None:
     """Over-sampling with partial rollout: what is aborted goes on in the next step, and ends as if it never was."""
-    options = {"rollout_batch_size": 1, "over_sampling_batch_size": 3, "partial_rollout": True}
+    # More samples than may run at a time: when a group ends, others are in their middle.
+    few = {"chunk_tokens": 24, "stream_tokens": 8, "poll_s": 0.2, "max_running": 2}
+    options = {"rollout_batch_size": 1, "over_sampling_batch_size": 3, "partial_rollout": True, "seer_rollout": few}
     args = arguments(seer, custom_generate_function_path=GENERATE_PATH, **options)
     source = Prompts(args, texts)
     finished, cut = {}, 0
@@ -137,14 +141,15 @@ def test_abort_in_mid_rollout_and_on_with_it(
         cut += sum(sample.response_length > 0 for sample in unfinished)
         for sample in unfinished:
             assert sample.response_length == len(sample.rollout_log_probs or ())
+            whole = wanted[sample.index % ROUND]
             assert (
                 sample.tokens[len(sample.tokens) - sample.response_length :]
-                == (wanted[sample.index].tokens[-wanted[sample.index].response_length :][: sample.response_length])
+                == (whole.tokens[-whole.response_length :][: sample.response_length])
             )
     assert cut > 0
     assert len(finished) == 9
     for index, sample in finished.items():
-        whole = wanted[index]
+        whole = wanted[index % ROUND]
         assert (sample.tokens, sample.response, sample.status) == (whole.tokens, whole.response, whole.status)
         assert sample.loss_mask == whole.loss_mask
         pairs = zip(sample.rollout_log_probs, whole.rollout_log_probs, strict=True)
@@ -247,19 +252,20 @@ def test_an_engine_is_killed(engines: Engines, seer: int, texts: list[str], want
         seer,
         rollout_batch_size=5,
         over_sampling_batch_size=5,
-        seer_rollout={"chunk_tokens": 48, "stream_tokens": 8, "poll_s": 0.2, "silent_s": 2.0, "health_s": 2.0},
+        seer_rollout={"chunk_tokens": 48, "stream_tokens": 8, "poll_s": 0.2, "silent_s": 2.0},
     )
 
-    def kill() -> None:
-        while run(engines["seer2"].seer())["counters"].get("chunks", 0) < before + 3:
-            time.sleep(0.05)
+    async def kill() -> None:
+        ours = engines_of_process(args)
+        await until(lambda: ours._rollout is not None)
+        assert ours._rollout is not None
+        arrivals = Arrivals(ours._rollout)
+        await until(lambda: arrivals.on(engines["seer2"].url) > 0)
         engines["seer2"].kill()
 
-    before = run(engines["seer2"].seer())["counters"].get("chunks", 0)
-    killer = threading.Thread(target=kill)
-    killer.start()
+    killer = meanwhile(kill())
     output = generate_rollout(args, 0, Prompts(args, texts))
-    killer.join()
+    killer.result()
     for index, sample in by_index(output.samples).items():
         assert_equal(sample, wanted[index])
     assert output.metrics["seer/engines_lost"] == 1

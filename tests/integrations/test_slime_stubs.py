@@ -16,8 +16,8 @@ import pytest
 from bench.controller.stub import Behaviour, Stub, whole_response
 from sglang_seer.integrations.slime import GENERATE_PATH, generate_rollout
 from sglang_seer.rollout import RolloutError
-from tests.integrations.slime_side import Prompts, Sample, arguments, rollout, routing, run
-from tests.rollout.fleet_of_stubs import FAST
+from tests.integrations.slime_side import Prompts, Sample, arguments, meanwhile, rollout, routing, run
+from tests.rollout.fleet_of_stubs import FAST, until
 
 LIMIT = 120
 MEAN_TOKENS = 80
@@ -39,8 +39,7 @@ def engines(count: int, **behaviour: Any) -> Iterator[tuple[list[Stub], int]]:
 
 
 def args_of(port: int, **options: Any) -> Any:
-    # On a busy machine a healthy engine may be slow enough to be taken for dead, for a while.
-    config = {"chunk_tokens": 16, "stream_tokens": 4, **FAST, "no_engine_s": 30.0}
+    config = {"chunk_tokens": 16, "stream_tokens": 4, **FAST}
     return arguments(port, **{"rollout_max_response_len": LIMIT, "seer_rollout": config, **options})
 
 
@@ -85,25 +84,16 @@ def test_an_engine_dies() -> None:
         args = args_of(port, rollout_batch_size=6, over_sampling_batch_size=6)
 
         async def kill() -> None:
-            while stubs[1].seen.chunks < 12:
-                await asyncio.sleep(0.002)
+            await until(lambda: stubs[1].seen.chunks >= 12 and bool(stubs[1].running))
             await stubs[1].kill()
 
-        killer = asyncio.run_coroutine_threadsafe(kill(), stubs_loop())
+        killer = meanwhile(kill())
         output = generate_rollout(args, 0, Prompts(args, TEXTS))
         killer.result()
         for sample in chain(*output.samples):
             assert_right(args, sample)
         assert output.metrics["seer/engines_lost"] >= 1
         assert output.metrics["seer/broken"] > 0
-
-
-def stubs_loop() -> asyncio.AbstractEventLoop:
-    async def loop() -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
-
-    found: asyncio.AbstractEventLoop = run(loop())
-    return found
 
 
 def test_no_engine_is_left() -> None:

@@ -43,6 +43,6 @@ def visit(page: Path, folder: Path, *, height: int = 5000) -> Visit:
     if os.geteuid() == 0:
         # Its sandbox cannot be made by root.
         command.insert(1, "--no-sandbox")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and screenshot.is_file(), done.stderr[-2000:]
     return Visit(done.stdout, CONSOLE.findall(done.stderr), screenshot)

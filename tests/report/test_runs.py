@@ -15,6 +15,7 @@ from sglang_seer.rollout.samples import Prompt, Sample
 from tests.report.browser import visit
 from tests.report.run_files import known_run, write_run
 from tests.report.test_output import two_sides
+from tests.rollout.fleet_of_stubs import until
 
 LIMIT = 120
 
@@ -28,14 +29,16 @@ async def roll_out(path: Path, *, kill: bool) -> list[Sample]:
     """A recorded rollout on two stand-ins, of which one may die in mid-chunk."""
     engines = [Stub(Behaviour(mean_tokens=80, seconds_per_token=0.002, capacity_tokens=1000)) for _ in range(2)]
     urls = [await engine.start() for engine in engines]
-    config = RolloutConfig(chunk_tokens=32, stream_tokens=4, poll_s=0.05, silent_s=0.3, health_s=0.3)
+    config = RolloutConfig(chunk_tokens=32, stream_tokens=4, poll_s=0.05, silent_s=0.3)
     with EventLog(path, {"chunk_tokens": 32}) as log:
         async with RolloutController(urls, config=config, events=log) as controller:
             samples = []
             async for sample in controller.samples(prompts()):
                 samples.append(sample)
                 if kill and len(samples) == 4:
+                    await until(lambda: bool(engines[0].running))
                     await engines[0].kill()
+                    await until(lambda: controller.buffer.up == {urls[1]})
     for engine in engines:
         await engine.kill()
     return samples

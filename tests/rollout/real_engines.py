@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
 
 from sglang_seer.demo.servers import Server
-from sglang_seer.rollout import Prompt, RolloutConfig, RolloutController, Sample
+from sglang_seer.rollout import Prompt, RolloutConfig, RolloutController, Sample, buffer
+from sglang_seer.schedule.placement import EngineLoad, Placement, PlacementRules, place
 
 REQUEST_TIMEOUT_S = 120.0
 
@@ -62,6 +65,22 @@ async def unchunked(engine: RealEngine, prompts: Sequence[Prompt]) -> dict[tuple
         keys = [(prompt, sample) for prompt in prompts for sample in range(prompt.samples)]
         answers = await asyncio.gather(*(one(prompt, sample) for prompt, sample in keys))
     return {(prompt.group, sample): answer for (prompt, sample), answer in zip(keys, answers, strict=True)}
+
+
+def _elsewhere(
+    need_tokens: int, cached_tokens: Mapping[str, int], engines: Sequence[EngineLoad], rules: PlacementRules
+) -> Placement | None:
+    """As `place`, without the engine that has most of the prefix while another one has room."""
+    home = max(cached_tokens, key=lambda name: cached_tokens[name], default=None)
+    others = [engine for engine in engines if engine.name != home and engine.has_room(need_tokens)]
+    return place(need_tokens, cached_tokens, others or engines, rules)
+
+
+@contextmanager
+def restless() -> Iterator[None]:
+    """Chunks move whenever they can; by placement's own rules whether one moves is up to the engines' pace."""
+    with mock.patch.object(buffer, "place", _elsewhere):
+        yield
 
 
 async def chunked(

@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from array import array
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
+from sglang.srt.mem_cache.utils import get_hash_str, storage_namespace_seed
 
 from sglang_seer.demo.servers import ServerPlan, pick_port, serve
 from sglang_seer.rollout import Chunk, Prompt, RolloutConfig, RolloutController, Sample
-from sglang_seer.schedule.placement import PlacementRules
+from sglang_seer.rollout.buffer import Request
+from sglang_seer.rollout.runner import ChunkRunner
 from tests.rollout.conftest import COMMON_FLAGS, START_TIMEOUT_S
-from tests.rollout.real_engines import REQUEST_TIMEOUT_S, RealEngine
+from tests.rollout.fleet_of_stubs import until
+from tests.rollout.real_engines import REQUEST_TIMEOUT_S, RealEngine, restless
 
 Answers = dict[tuple[str, int], dict[str, Any]]
 PAGE = 16
-CHUNK_TOKENS = 48
+# Three chunks a sample.
+CHUNK_TOKENS = 72
 # More than enough, also on a machine that does much else.
 STORE_S = 1.5
-# Chunks move whenever one engine has more to do than the other.
-RESTLESS = PlacementRules(balance_spread=0)
 _versions = itertools.count()
 
 
@@ -72,19 +76,40 @@ async def shared(
     *,
     version: str,
     disturb: Callable[[RolloutController], Awaitable[None]] | None = None,
+    store_s: float = STORE_S,
 ) -> tuple[list[Sample], RolloutController]:
-    """A rollout on both, with KV shared under the weights of that version."""
-    config = RolloutConfig(
-        chunk_tokens=CHUNK_TOKENS, logprobs=True, poll_s=0.2, shared_kv=True, store_s=STORE_S, placement=RESTLESS
-    )
+    """A rollout on both, with KV shared under the weights of that version. Every sample moves with each chunk."""
+    config = RolloutConfig(chunk_tokens=CHUNK_TOKENS, logprobs=True, poll_s=0.2, shared_kv=True, store_s=store_s)
     async with RolloutController([engine.url for engine in engines], config=config) as rollout:
         rollout.new_weights(version)
         task = asyncio.create_task(disturb(rollout)) if disturb is not None else None
-        samples = [sample async for sample in rollout.samples(wanted)]
+        with restless():
+            samples = [sample async for sample in rollout.samples(wanted)]
         if task is not None:
             await task
         assert rollout.counts.broken == {}
         return samples, rollout
+
+
+@contextmanager
+def waiting_for_pages(folder: Path) -> Iterator[None]:
+    """Chunks that move start when their whole pages are in the folder, however long that takes the engine."""
+
+    def stored(keys: Sequence[str]) -> bool:
+        names = {path.name.split("_")[0] for path in folder.glob("*.bin")}
+        return names.issuperset(keys)
+
+    async def until_stored(runner: ChunkRunner, request: Request) -> None:
+        if request.chunks and request.chunks[-1].engine != request.engine:
+            tokens = array("q", [*request.input_ids, *request.output_ids])
+            # Of the last token no KV was computed.
+            whole = tokens[: (len(tokens) - 1) // PAGE * PAGE]
+            seed = storage_namespace_seed(f"seer-weights-{runner.weight_version}", None)
+            keys = get_hash_str(whole, seed, page_size=PAGE)
+            await until(lambda: stored(keys))
+
+    with mock.patch.object(ChunkRunner, "_until_stored", until_stored):
+        yield
 
 
 def moved(samples: Sequence[Sample]) -> list[Chunk]:

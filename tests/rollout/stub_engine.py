@@ -1,7 +1,7 @@
 """A stub that says so: it answers like SGLang 0.5.23 and computes nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,10 +9,20 @@ from aiohttp import web
 
 
 class StubEngine:
-    """Answers after `delay_s` times (1 + sample); fails for samples in `failing`, hangs up on those in `dropping`."""
+    """Answers after `delay_s` times (1 + sample); fails for samples in `failing`, hangs up on those in `dropping`.
 
-    def __init__(self, *, delay_s: float = 0.0, failing: tuple[int, ...] = (), dropping: tuple[int, ...] = ()) -> None:
-        self.delay_s, self.failing, self.dropping = delay_s, failing, dropping
+    turn: a sample is answered when its turn has come, where the order matters.
+    """
+
+    def __init__(
+        self,
+        *,
+        delay_s: float = 0.0,
+        failing: tuple[int, ...] = (),
+        dropping: tuple[int, ...] = (),
+        turn: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        self.delay_s, self.failing, self.dropping, self.turn = delay_s, failing, dropping, turn
         self.bodies: list[dict[str, Any]] = []
         # Of each call for the load: its connection's other end.
         self.peers: list[Any] = []
@@ -28,6 +38,8 @@ class StubEngine:
         self.running += 1
         try:
             await asyncio.sleep(self.delay_s * (1 + sample))
+            if self.turn is not None:
+                await self.turn(sample)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise

@@ -40,7 +40,8 @@ async def test_an_answer_becomes_a_generation() -> None:
     assert (generation.group, generation.sample, generation.output_ids) == ("g", 1, [1, 3])
     assert (generation.finish_reason, generation.prompt_tokens) == ("stop", 3)
     assert (generation.retractions, generation.verify_steps, generation.first_s) == (2, 0, 1.5)
-    assert before_s <= generation.submitted_s <= generation.finished_s - 0.1
+    # By another clock than the stub's, which waits for 0.1 s.
+    assert before_s <= generation.submitted_s <= generation.finished_s - 0.09
     assert generation.finished_s <= after_s
 
 
@@ -91,13 +92,15 @@ async def test_the_client_wants_to_be_entered() -> None:
         await EngineClient("http://127.0.0.1:1").load()
 
 
-async def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kept_s", "again"), [(0.1, False), (600.0, True)])
+async def test_a_connection_that_was_idle_for_long_is_not_used_again(
+    monkeypatch: pytest.MonkeyPatch, kept_s: float, again: bool
+) -> None:
     """Its engine may be about to close it."""
-    monkeypatch.setattr(client_module, "KEPT_ALIVE_S", 0.2)
+    monkeypatch.setattr(client_module, "KEPT_ALIVE_S", kept_s)
     engine = StubEngine()
     async with serving(engine) as url, EngineClient(url) as client:
         await client.load()
+        await asyncio.sleep(0.3)
         await client.load()
-        await asyncio.sleep(0.6)
-        await client.load()
-    assert engine.peers[0] == engine.peers[1] != engine.peers[2]
+    assert (engine.peers[0] == engine.peers[1]) == again

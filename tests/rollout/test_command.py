@@ -52,7 +52,7 @@ async def test_samples_progress_and_run_file(tmp_path: Path) -> None:
     wanted = prompts(6)
     write(tmp_path / "prompts.jsonl", wanted)
     run = tmp_path / "run.jsonl"
-    async with stubs(2, seconds_per_token=0.015) as engines:
+    async with stubs(2, seconds_per_token=0.02) as engines:
         status, printed = await call(command(engines, tmp_path, "--run", str(run)))
     assert status == 0, printed
     samples = samples_of(tmp_path)
@@ -77,9 +77,16 @@ async def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path) -> None:
     async with stubs(2, seconds_per_token=0.004) as engines:
         arguments = command(engines, tmp_path, "--journal", str(journal))
         process = await asyncio.create_subprocess_exec(*arguments, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL)
-        await until(lambda: out.exists() and out.read_bytes().count(b"\n") > 5)
+
+        def amid() -> bool:
+            """Some samples are there, and of a chunk that runs there are tokens."""
+            under_way = any(one.sent for engine in engines for one in engine.running)
+            return under_way and out.exists() and out.read_bytes().count(b"\n") > 5
+
+        await until(amid)
         process.send_signal(signal.SIGKILL)
         await process.wait()
+        await until(lambda: not any(engine.running for engine in engines))
         generated = sum(engine.seen.generated_tokens for engine in engines)
         status, printed = await call(arguments)
         assert (status, "wanted --resume" in printed) == (2, True)
@@ -100,11 +107,14 @@ async def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path) -> None:
 async def test_without_a_journal_finished_samples_are_kept(tmp_path: Path) -> None:
     wanted = prompts(8)
     write(tmp_path / "prompts.jsonl", wanted)
-    async with stubs(2, seconds_per_token=0.004) as engines:
-        status, printed = await call(command(engines, tmp_path, "--deadline", "0.3"))
+    async with stubs(2, seconds_per_token=0.001) as engines:
+        # One of the engines finishes nothing before the deadline, which the other has plenty of time for.
+        engines[1].behaviour.seconds_per_token = 10.0
+        status, printed = await call(command(engines, tmp_path, "--deadline", "5"))
         assert (status, "deadline" in printed) == (1, True)
         incomplete = [sample for sample in samples_of(tmp_path) if not sample.complete]
         assert 0 < len(incomplete) < 32
+        engines[1].behaviour.seconds_per_token = 0.001
         status, printed = await call(command(engines, tmp_path, "--resume"))
         assert status == 0, printed
     assert_undisturbed(samples_of(tmp_path), wanted)
@@ -193,15 +203,12 @@ async def test_no_engine_and_mixed_engines(tmp_path: Path, free_port: int) -> No
 
 
 @pytest.mark.parametrize("path", ["/workers", "/list_workers"])
-async def test_workers_of_a_router(tmp_path: Path, path: str) -> None:
+async def test_workers_of_a_router(tmp_path: Path, path: str, free_port: int) -> None:
     """One of its workers is dead; the router would still pick it."""
     wanted = prompts(2)
     write(tmp_path / "prompts.jsonl", wanted)
     async with stubs(2) as engines:
-        dead = Stub()
-        await dead.start()
-        await dead.kill()
-        urls = [engine.url for engine in (dead, *engines)]
+        urls = [f"http://127.0.0.1:{free_port}", *(engine.url for engine in engines)]
 
         async def answer(request: web.Request) -> web.Response:
             listed: Any = {"workers": [{"url": url} for url in urls]} if path == "/workers" else {"urls": urls}

@@ -62,7 +62,7 @@ async def test_every_request_ends(trouble: float) -> None:
     dice = random.Random(3)
     async with desk() as made:
         wanted = [ask(f"r{number}", group=f"g{number % 5}", sample=number) for number in range(30)]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             engines = await asyncio.gather(*(sample(made, one, dice, trouble) for one in wanted))
         nothing_left(made)
         assert {name for row in engines for name in row} == {"e0", "e1"}
@@ -103,13 +103,13 @@ async def test_an_engine_that_answered_badly_is_asked_again_later() -> None:
             await made.take(ask("r"))
             made.give_back("r", Report(end="engine: garbage", blame=True))
         assert not made.buffer.up
-        assert (await asyncio.wait_for(made.take(ask("r")), 5)).engine == "e0"
+        assert (await asyncio.wait_for(made.take(ask("r")), 60)).engine == "e0"
 
 
 async def test_no_engine_for_long_is_an_error() -> None:
     async with desk(engines=0, no_engine_s=0.05) as made:
         with pytest.raises(RolloutError, match=r"no engine for 0 s: no engine was ever added"):
-            await asyncio.wait_for(made.take(ask("r")), 5)
+            await asyncio.wait_for(made.take(ask("r")), 60)
         nothing_left(made)
 
 
@@ -144,7 +144,7 @@ async def test_a_removed_engine_goes_when_its_chunks_have_ended() -> None:
         made.give_back("r", Report(tokens=8))
         assert "e0" not in made.buffer.engines
         made.add_engine("e1", capacity_tokens=1_000, slots=4)
-        assert (await asyncio.wait_for(made.take(ask("r")), 5)).engine == "e1"
+        assert (await asyncio.wait_for(made.take(ask("r")), 60)).engine == "e1"
 
 
 async def test_new_weights_clear_what_was_learnt() -> None:
@@ -173,7 +173,7 @@ async def test_requests_of_others_count_as_load() -> None:
         made.others("e0", 4)
         waiting = asyncio.create_task(made.take(ask("r")))
         made.others("e0", 0)
-        assert (await asyncio.wait_for(waiting, 5)).engine == "e0"
+        assert (await asyncio.wait_for(waiting, 60)).engine == "e0"
 
 
 def test_engines_must_run_seer_alike() -> None:

@@ -13,6 +13,7 @@ from sglang_seer.rollout.controller import RolloutController
 from sglang_seer.rollout.samples import Sample
 from tests.rollout.fleet_of_stubs import (
     LIMIT,
+    Arrivals,
     assert_settled,
     assert_undisturbed,
     config,
@@ -32,8 +33,9 @@ async def test_a_killed_engine_costs_at_most_what_it_had_not_sent(stream_tokens:
     generated: dict[int, int] = {}
 
     async def kill(controller: RolloutController, engines: list[Stub]) -> None:
-        # In mid-chunk: some events have come of every chunk there.
-        await until(lambda: any(g.sent for g in engines[0].running) or bool(engines[0].cache))
+        # In mid-chunk. With one event a chunk nothing of it has come.
+        arrivals = Arrivals(controller)
+        await until(lambda: bool(engines[0].running) if stream_tokens == 32 else arrivals.on(engines[0].url) > 0)
         running = {g.seed: g.start + len(g.tokens) for g in engines[0].running}
         await engines[0].kill()
         generated.update(running)
@@ -97,8 +99,8 @@ async def test_an_engine_that_answers_badly(fault: str, incremental: bool) -> No
         await until(lambda: controller.counts.engines_lost > 0)
 
     async with stubs(3, seconds_per_token=SLOW, incremental=incremental) as engines:
-        samples, controller = await disturbed(engines, prompts(24), break_it)
-    assert_undisturbed(samples, prompts(24))
+        samples, taken, controller = await outlasted(engines, break_it, health_s=0.3)
+    assert_undisturbed(samples, taken)
     assert sum(controller.counts.broken.values()) > 0
 
 
@@ -129,8 +131,9 @@ async def test_silence_of_a_healthy_engine_is_no_fault() -> None:
 
 async def test_a_slow_engine_gets_less() -> None:
     async with stubs(3, seconds_per_token=SLOW) as engines:
-        engines[0].behaviour.seconds_per_token = 10 * SLOW
-        samples, controller = await disturbed(engines, prompts(30), max_running=8)
+        engines[0].behaviour.seconds_per_token = 20 * SLOW
+        # One event a chunk, so that what the machine needs for events does not make engines alike.
+        samples, controller = await disturbed(engines, prompts(30), max_running=8, stream_tokens=32)
     assert_undisturbed(samples, prompts(30))
     chunks = [engine.seen.chunks for engine in engines]
     assert chunks[0] < min(chunks[1:]) / 3
@@ -144,13 +147,15 @@ async def test_engines_come_and_go() -> None:
         async def exchange(controller: RolloutController, present: list[Stub]) -> None:
             await until(lambda: bool(present[0].running))
             await controller.remove_engine(present[0].url)
-            chunks = present[0].seen.chunks
             await controller.add_engine(engines[2].url)
             await until(lambda: engines[2].seen.chunks > 0)
+            # What was sent before it was removed has come there by now.
+            chunks = present[0].seen.chunks
             with pytest.raises(ValueError, match="is there already"):
                 await controller.add_engine(engines[2].url)
             with pytest.raises(ValueError, match="is not there"):
                 await controller.remove_engine(present[0].url)
+            await until(lambda: engines[2].seen.chunks > 50)
             assert present[0].seen.chunks == chunks
 
         samples, taken, _ = await outlasted(engines[:2], exchange)
@@ -174,6 +179,7 @@ async def test_an_engine_that_comes_back_with_another_model_stays_out() -> None:
     async def exchange(controller: RolloutController, engines: list[Stub]) -> None:
         await until(lambda: bool(engines[0].running))
         await engines[0].kill()
+        await until(lambda: engines[0].url not in controller.buffer.up)
         engines[0].behaviour.model = "another"
         chunks = engines[0].seen.chunks
         await engines[0].start()
@@ -202,7 +208,7 @@ async def test_one_of_two_at_the_start(free_port: int) -> None:
 async def test_no_engine_left_ends_the_rollout_with_what_they_said() -> None:
     async with (
         stubs(2, seconds_per_token=SLOW) as engines,
-        RolloutController([engine.url for engine in engines], config=config()) as controller,
+        RolloutController([engine.url for engine in engines], config=config(no_engine_s=1.0)) as controller,
     ):
         with pytest.raises(RolloutError, match=r"no engine for 1 s: .*127\.0\.0\.1"):
             async for _ in controller.samples(prompts(40)):

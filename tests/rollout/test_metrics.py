@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sglang_seer.demo.servers import HOST, pick_port
 from sglang_seer.rollout import RolloutController
 from sglang_seer.rollout.metrics import PREFIX, served
-from tests.rollout.fleet_of_stubs import config, prompts, stubs
+from tests.rollout.fleet_of_stubs import Arrivals, config, prompts, stubs, until
 from tests.rollout.test_command import call, command, write
 
 
@@ -32,11 +32,17 @@ async def test_a_scrape_says_what_the_controller_counts() -> None:
         served(rollout, HOST, port),
     ):
         assert (await asyncio.to_thread(scraped, port))["engines_up"] == 2
-        count = 0
+        arrivals = Arrivals(rollout)
+
+        async def kill() -> None:
+            await until(lambda: arrivals.on(engines[0].url) > 0)
+            await engines[0].kill()
+            await until(lambda: rollout.buffer.up == {engines[1].url})
+
+        task = asyncio.create_task(kill())
         async for _ in rollout.samples(prompts(8)):
-            count += 1
-            if count == 4:
-                await engines[0].kill()
+            pass
+        await task
         seen, counts = await asyncio.to_thread(scraped, port), rollout.counts
         assert seen["chunks_total"] == counts.chunks > 32
         assert seen["migrations_total"] == counts.moved > 0
@@ -64,15 +70,21 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 async def test_the_command_serves_while_it_runs(tmp_path: Path) -> None:
     write(tmp_path / "prompts.jsonl", prompts(6))
     port = pick_port(None)
-    async with stubs(2, seconds_per_token=0.02) as engines:
-        running = asyncio.create_task(call(command(engines, tmp_path, "--metrics-port", str(port))))
+    async with stubs(1, seconds_per_token=0.02, slots=1) as (engine,):
+        running = asyncio.create_task(call(command([engine], tmp_path, "--metrics-port", str(port))))
+        # One chunk has ended, and no more begin until it was asked for what it counts.
+        await until(lambda: bool(engine.cache))
+        engine.behaviour.slots = 0
         seen: dict[str, float] = {}
-        while not seen.get("generated_tokens_total") and not running.done():
+        while not seen.get("generated_tokens_total"):
+            assert not running.done(), await running
             await asyncio.sleep(0.05)
             try:
                 seen = await asyncio.to_thread(scraped, port)
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 continue
+        assert not running.done()
+        engine.behaviour.slots, engine.behaviour.seconds_per_token = 100, 0.0
+        engine.admit()
         status, printed = await running
     assert status == 0, printed
-    assert seen["generated_tokens_total"] > 0

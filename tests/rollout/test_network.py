@@ -12,7 +12,7 @@ import pytest
 from bench.controller.stub import Stub
 from sglang_seer.rollout.controller import RolloutController
 from sglang_seer.rollout.samples import Prompt, Sample
-from tests.rollout.fleet_of_stubs import as_long_as, assert_settled, assert_undisturbed, config, stubs, until
+from tests.rollout.fleet_of_stubs import Arrivals, as_long_as, assert_settled, assert_undisturbed, config, stubs, until
 
 SLOW = 0.002
 
@@ -98,20 +98,22 @@ async def roll_out(cut: str, *, heal: bool, **options: Any) -> tuple[list[Sample
     Every sample came as from an engine that was never disturbed.
     """
     taken: list[Prompt] = []
-    async with cabled(buffer_requests=40, **options) as (controller, engines, cable):
+    async with cabled(buffer_requests=40, health_s=1.0, **options) as (controller, engines, cable):
 
         async def disturb() -> None:
             # Some of it has come through.
-            await until(lambda: any(one.sent > 8 for one in engines[0].running))
-            await asyncio.sleep(0.02)
+            arrivals = Arrivals(controller)
+            await until(lambda: arrivals.on(cable.url) > 0)
             if cut == "drop":
                 await cable.drop()
             else:
                 cable.silence(*cut.split("+"))
             await until(lambda: cable.url not in controller.buffer.up)
             if heal:
-                chunks = engines[0].seen.chunks
                 await cable.plug()
+                await until(lambda: cable.url in controller.buffer.up)
+                # After those that were on their way for long.
+                chunks = engines[0].seen.chunks
                 await until(lambda: engines[0].seen.chunks > chunks)
 
         task = asyncio.create_task(disturb())

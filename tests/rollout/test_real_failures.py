@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sglang_seer.rollout import Prompt, RolloutConfig, RolloutController, Sample
-from tests.rollout.fleet_of_stubs import until
+from tests.rollout.fleet_of_stubs import Arrivals, until
 from tests.rollout.real_engines import RealEngine, assert_equal, unchunked
 
 CHUNK_TOKENS = 64
@@ -30,15 +30,8 @@ def prompts(problems: list[list[int]], *, samples: int = 6) -> list[Prompt]:
 
 def busy(rollout: RolloutController, url: str) -> Callable[[], bool]:
     """Whether more than two chunks run there, of which one has sent tokens and goes on."""
-    begun: dict[str, float] = {}
-
-    def look() -> bool:
-        pulses = rollout.links[url].pulses
-        # At the first look a pulse may still be the start; one that has changed since is of tokens.
-        sent = [rid for rid, pulse_s in pulses.items() if pulse_s > begun.setdefault(rid, pulse_s)]
-        return len(pulses) > 2 and len(sent) > 0
-
-    return look
+    arrivals = Arrivals(rollout)
+    return lambda: arrivals.on(url) > 0 and rollout.buffer.engines[url].in_flight > 2
 
 
 @pytest.fixture
@@ -47,7 +40,8 @@ async def undisturbed(engines: dict[str, RealEngine], problems: list[list[int]])
 
 
 async def run(urls: list[str], wanted: list[Prompt], disturb: Any, **options: Any) -> tuple[list[Sample], Any]:
-    options = {"logprobs": True, "poll_s": 0.2, "silent_s": 2.0, "health_s": 2.0, **options}
+    # A healthy engine may stand still for as long as health_s.
+    options = {"logprobs": True, "poll_s": 0.2, "silent_s": 2.0, "health_s": 8.0, **options}
     config = RolloutConfig(chunk_tokens=CHUNK_TOKENS, stream_tokens=STREAM_TOKENS, **options)
     async with RolloutController(urls, config=config) as rollout:
         task = asyncio.create_task(disturb(rollout))

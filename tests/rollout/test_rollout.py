@@ -12,8 +12,8 @@ import pytest
 
 from bench.controller.stub import Stub
 from sglang_seer.rollout import Prompt, RolloutController, RolloutError, Sample
-from sglang_seer.schedule.placement import PlacementRules
 from tests.rollout.fleet_of_stubs import assert_settled, assert_undisturbed, config, disturbed, prompts, stubs, until
+from tests.rollout.real_engines import restless
 
 
 def rollout(engines: list[Stub], **options: Any) -> RolloutController:
@@ -167,8 +167,8 @@ async def test_a_chunk_that_moves_waits_for_its_kv() -> None:
     gaps = {}
     for shared_kv in (True, False):
         async with stubs(2, store="file", seconds_per_token=0.001) as engines:
-            options = {"shared_kv": shared_kv, "store_s": 0.4, "placement": PlacementRules(balance_spread=0)}
-            samples, controller = await disturbed(engines, prompts(4), **options)
+            with restless():
+                samples, controller = await disturbed(engines, prompts(4), shared_kv=shared_kv, store_s=0.4)
         assert_undisturbed(samples, prompts(4))
         pairs = [pair for sample in samples for pair in pairwise(sample.chunks) if pair[0].engine != pair[1].engine]
         assert len(pairs) == controller.counts.moved > 0

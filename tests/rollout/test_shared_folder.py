@@ -27,6 +27,7 @@ from tests.rollout.sharing_engines import (
     prompts,
     shared,
     sharing_engines,
+    waiting_for_pages,
 )
 
 
@@ -56,7 +57,8 @@ async def whole(engines: dict[str, RealEngine], problems: list[list[int]]) -> An
 async def test_a_chunk_that_moves_prefills_a_page_at_most(
     sharing: Sharing, problems: list[list[int]], whole: Answers
 ) -> None:
-    samples, rollout = await shared(sharing.engines, prompts(problems[:4]), version=fresh_version())
+    with waiting_for_pages(sharing.folder):
+        samples, rollout = await shared(sharing.engines, prompts(problems[:4]), version=fresh_version())
     assert_equal(samples, whole)
     assert len(moved(samples)) == rollout.counts.moved > 5
     assert max(map(computed_again, moved(samples))) <= PAGE

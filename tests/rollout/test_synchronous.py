@@ -1,17 +1,16 @@
 """A rollout without a controller: order, places, progress, and what a failure does to the others."""
 
-import asyncio
-
 import pytest
 
 from sglang_seer.rollout.client import EngineClient, EngineError
 from sglang_seer.rollout.records import GenerateRequest, Generation, Load
 from sglang_seer.rollout.synchronous import Rollout, by_group, roll_out
+from tests.rollout.fleet_of_stubs import until
 from tests.rollout.stub_engine import StubEngine, serving
 
 
 def requests(count: int) -> list[GenerateRequest]:
-    # The first takes longest: they finish in the opposite order.
+    # They are answered in the opposite order.
     return [
         GenerateRequest(group="g", sample=count - 1 - index, input_ids=[1], limit=4, seed=index)
         for index in range(count)
@@ -28,29 +27,38 @@ async def run(
 async def test_results_keep_the_order_of_the_requests() -> None:
     finished: list[Generation] = []
     loads: list[Load] = []
-    rollout = await run(StubEngine(delay_s=0.05), 4, finished, loads)
+
+    async def turn(sample: int) -> None:
+        await until(lambda: len(finished) == sample and len(loads) > 2 and loads[-1].running > 0)
+
+    rollout = await run(StubEngine(turn=turn), 4, finished, loads)
     assert [generation.sample for generation in rollout.generations] == [3, 2, 1, 0]
     assert [generation.sample for generation in finished] == [0, 1, 2, 3]
     assert rollout.loads == loads
-    assert len(loads) > 2
-    assert max(load.running for load in loads) > 0
 
 
 async def test_one_failure_ends_the_rollout_and_cancels_the_rest() -> None:
-    engine = StubEngine(delay_s=0.2, failing=(0,))
+    async def turn(sample: int) -> None:
+        await until(lambda: sample == 0 and engine.running == 8)
+
+    engine = StubEngine(turn=turn, failing=(0,))
     with pytest.raises(EngineError, match="told to fail"):
-        await asyncio.wait_for(run(engine, 8, [], []), 1.0)
+        await run(engine, 8, [], [])
     assert engine.cancelled == 7
 
 
 async def test_some_are_enough() -> None:
     """Those that end first are returned, the others are aborted on the engine."""
-    engine = StubEngine(delay_s=0.1)
+    finished: list[Generation] = []
+
+    async def turn(sample: int) -> None:
+        await until(lambda: sample < 2 and len(finished) == sample and engine.running == 6 - sample)
+
+    engine = StubEngine(turn=turn)
     async with serving(engine) as url, EngineClient(url) as client:
-        rollout = await roll_out([client], requests(6), on_finish=lambda _: None, on_load=lambda _: None, enough=2)
+        rollout = await roll_out([client], requests(6), on_finish=finished.append, on_load=lambda _: None, enough=2)
         assert [generation.sample for generation in rollout.generations] == [0, 1]
-        while engine.running:
-            await asyncio.sleep(0.01)
+        await until(lambda: not engine.running)
     assert engine.cancelled == 4
 
 
@@ -69,8 +77,12 @@ async def test_groups_go_to_the_engines_in_turn_and_loads_are_summed() -> None:
         for sample in range(2)
     ]
     assert by_group(asked, 2) == [0, 0, 1, 1, 0, 0]
-    first, second = StubEngine(delay_s=0.05), StubEngine(delay_s=0.05)
     loads: list[Load] = []
+
+    async def turn(sample: int) -> None:
+        await until(lambda: bool(loads))
+
+    first, second = StubEngine(turn=turn), StubEngine(turn=turn)
     async with (
         serving(first) as one,
         serving(second) as other,

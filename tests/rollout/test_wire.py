@@ -36,7 +36,7 @@ async def serving(answer: Answer) -> AsyncIterator[Wire]:
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
-    wire = Wire(f"http://{host}:{port}", connect_timeout_s=5.0)
+    wire = Wire(f"http://{host}:{port}", connect_timeout_s=60.0)
     try:
         yield wire
     finally:
@@ -56,7 +56,7 @@ def saying(data: bytes, *, then_close: bool = False) -> Answer:
 
 async def post(wire: Wire) -> bytes:
     taken: list[bytes] = []
-    await asyncio.wait_for(wire.post("/generate", b"{}", taken.append), 5.0)
+    await asyncio.wait_for(wire.post("/generate", b"{}", taken.append), 60.0)
     return b"".join(taken)
 
 
@@ -184,7 +184,7 @@ async def test_a_post_that_is_cancelled_breaks_its_connection() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(gone.wait(), 5.0)
+        await asyncio.wait_for(gone.wait(), 60.0)
 
 
 async def test_a_connection_that_is_lost_as_soon_as_it_is_made() -> None:
@@ -197,7 +197,7 @@ async def test_a_connection_that_is_lost_as_soon_as_it_is_made() -> None:
 
 async def test_nobody_there(free_port: int) -> None:
     with pytest.raises(ConnectionRefusedError):
-        await post(Wire(f"http://127.0.0.1:{free_port}", connect_timeout_s=5.0))
+        await post(Wire(f"http://127.0.0.1:{free_port}", connect_timeout_s=60.0))
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:30000", "ftp://a:1", "http://", "a"])

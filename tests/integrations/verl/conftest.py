@@ -22,7 +22,7 @@ from tests.rollout.real_engines import folder_of_example
 # Set: an environment with veRL that is there already.
 ENVIRONMENT = "SGLANG_SEER_VERL_ENV"
 INSTALL_TIMEOUT_S = 540.0
-JOB_TIMEOUT_S = 300.0
+JOB_TIMEOUT_S = 900.0
 ENGINES = {"stock": "stock", "seer_a": "seer", "seer_b": "seer"}
 STOPS = ["Answer: ", "ones 1", "so 2", ".\nNow #"]
 

@@ -18,6 +18,7 @@ from sglang_seer.rollout.client import RolloutError
 from sglang_seer.rollout.config import RolloutConfig
 from sglang_seer.rollout.desk import Ask, Desk, Report
 from tests.integrations.verl.stand_ins import ActorDiedError, Handle, RayError, TokenOutput, modules
+from tests.rollout.fleet_of_stubs import until
 
 PROMPT = [5, 6, 7]
 END = 9
@@ -102,7 +103,7 @@ class Job(SimpleNamespace):
     async def ask(self, **sampling: Any) -> TokenOutput:
         with within(Trajectory("g", 0)):
             output: TokenOutput = await asyncio.wait_for(
-                self.client.generate("r", prompt_ids=PROMPT, sampling_params={"logprobs": True, **sampling}), 10
+                self.client.generate("r", prompt_ids=PROMPT, sampling_params={"logprobs": True, **sampling}), 100
             )
         return output
 
@@ -283,7 +284,7 @@ async def test_a_cancelled_request_leaves_nothing(job: Job) -> None:
     await started.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await asyncio.sleep(0.05)
+    await until(lambda: not len(job.router.desk.buffer))
     nothing_left(job)
 
 

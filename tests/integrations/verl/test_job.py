@@ -11,8 +11,12 @@ import yaml
 from transformers import AutoTokenizer
 
 from sglang_seer.rollout import RolloutConfig
-from tests.integrations.verl.conftest import STOPS
+from tests.integrations.verl.conftest import JOB_TIMEOUT_S, STOPS
+from tests.rollout.conftest import START_TIMEOUT_S
 from tests.rollout.real_engines import folder_of_example
+
+# The first test waits for the job.
+pytestmark = pytest.mark.timeout(START_TIMEOUT_S + JOB_TIMEOUT_S + 60.0)
 
 Job = dict[str, Any]
 CHUNK_TOKENS = 16
@@ -104,8 +108,8 @@ def test_a_tool_turn(job: Job) -> None:
 def test_an_abort_in_mid_rollout_broke_chunks(job: Job) -> None:
     case = job["abort"]
     chunks = case["after"]["chunks"] - case["before"]["chunks"]
-    # Each abort leaves a part of a chunk, and another chunk for the rest.
-    assert chunks > len(case["got"]) * -(-200 // CHUNK_TOKENS)
+    # An abort leaves a part of a chunk, and another chunk for the rest.
+    assert chunks > sum(len(sample["tokens"]) for sample in case["got"]) / CHUNK_TOKENS
     assert case["after"]["engines_lost"] == 0
 
 

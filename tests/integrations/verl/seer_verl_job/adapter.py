@@ -26,6 +26,7 @@ class HttpServer:
         self._global_steps: int | None = None
         self._session: aiohttp.ClientSession | None = None
         self.asked: list[int] = []
+        self.aborted = 0
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         if self._session is None:
@@ -63,6 +64,7 @@ class HttpServer:
         }
         answer = await self._post("/generate", body)
         meta, tokens, kept = answer["meta_info"], answer["output_ids"], None
+        self.aborted += (meta["finish_reason"] or {}).get("type") == "abort"
         if logprobs:
             pairs = meta.get("output_token_logprobs") or []
             tokens = tokens if len(pairs) == len(tokens) else []
@@ -91,6 +93,10 @@ class HttpServer:
         """From a folder."""
         await self._post("/update_weights_from_disk", {"model_path": path, "weight_version": str(global_steps)})
         await self.set_global_steps(global_steps)
+
+    async def aborts(self) -> int:
+        """Requests that an abort met."""
+        return self.aborted
 
     async def limits(self) -> list[int]:
         """Tokens that it was asked for, by request."""

@@ -25,11 +25,24 @@ from verl.experimental.agent_loop import AgentLoopWorker
 from verl.utils.import_utils import load_class_from_fqn
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from seer_verl_job.job import CHUNK_TOKENS, OneServer, batch, client, configuration, recipe, servers, shown, start_ray
+from seer_verl_job.job import (
+    CHUNK_TOKENS,
+    LONG_TOKENS,
+    OneServer,
+    batch,
+    client,
+    configuration,
+    recipe,
+    servers,
+    settled,
+    shown,
+    start_ray,
+)
 from sglang_seer.integrations.verl import SeerAgentLoopManager
 from sglang_seer.integrations.verl.router import Router
 
 ENDLESS = {"ignore_eos": True}
+MOST_ABORTS = 100
 
 
 def until_healthy(urls: Iterable[str]) -> None:
@@ -88,18 +101,25 @@ class Drive:
         got = self.manager.generate_sequences(batch(prompts, groups, sampling=sampling, seeded=False, **options))
         if thread:
             thread.join()
-        # Reports are sent without waiting; a call that comes after them is answered after them.
-        after = self.status()["seer"]
+        after = settled(lambda: self.status()["seer"])
         self.out[name] = {"wanted": shown(wanted), "got": shown(got), "before": before, "after": after}
 
     def abort(self) -> None:
         """As veRL before an update of weights, in the middle of a rollout."""
         self.until_busy()
-        # More than once: chunks are short, and at one moment none may be under way.
-        for _ in range(3):
+        # Chunks are short, and at one moment none may be under way.
+        for _ in range(MOST_ABORTS):
+            if sum(ray.get([handle.aborts.remote() for handle in self.seer.values()])):
+                return
             ray.get([handle.abort_all_requests.remote() for handle in self.seer.values()])
             time.sleep(0.2)
             ray.get([handle.resume_generation.remote() for handle in self.seer.values()])
+
+    def kill_one(self, sampling: dict[str, Any]) -> None:
+        """One of the engines, in the middle of a rollout: it holds its requests, so that they cannot end before."""
+        *_, held = self.seer.values()
+        ray.get(held.abort_all_requests.remote())
+        self.case("kill", sampling, during=self.kill)
 
     def kill(self) -> None:
         self.until_busy()
@@ -107,7 +127,7 @@ class Drive:
 
     def until_busy(self) -> None:
         chunks = self.status()["seer"]["chunks"]
-        while self.status()["seer"]["chunks"] < chunks + 30:
+        while self.status()["seer"]["chunks"] < chunks + 20:
             time.sleep(0.01)
 
     def update_weights(self) -> None:
@@ -143,7 +163,7 @@ class Drive:
         """Every step; one that fails is told and does not stop the others."""
         biased = {**self.plan["biased"], "max_tokens": 48}
         repeated = [*self.prompts[:2], self.prompts[0]]
-        long = {**ENDLESS, "max_tokens": 200}
+        long = {**ENDLESS, "max_tokens": LONG_TOKENS}
         steps: dict[str, Callable[[], None]] = {
             "plain": lambda: self.case("plain", {}, prompts=repeated),
             "stop strings": lambda: self.case("stop strings", {"stop": self.plan["stops"], "max_tokens": 80}),
@@ -155,7 +175,7 @@ class Drive:
             "weights": self.update_weights,
             "refusals": self.refusals,
             "recipe": self.recipe,
-            "kill": lambda: self.case("kill", long, during=self.kill),
+            "kill": lambda: self.kill_one(long),
         }
         self.out["errors"] = {}
         for name, step in steps.items():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,10 @@ from sglang_seer.rollout.samples import sample_seed
 
 HERE = Path(__file__).resolve().parent
 PROMPT_LENGTH, RESPONSE_LENGTH, CHUNK_TOKENS = 256, 240, 16
+# So many tokens that a chunk which breaks off costs one more.
+LONG_TOKENS = 13 * CHUNK_TOKENS
 SEED = 42
+SETTLE_S = 30.0
 
 
 def tokenizer_folder(model: Path, folder: Path) -> Path:
@@ -101,6 +105,17 @@ class OneServer:
             return asyncio.get_running_loop().create_task(answer(**options))
 
         return SimpleNamespace(remote=remote)
+
+
+def settled(status: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The router's status when nothing runs there any more: reports of workers come by themselves, some moments late.
+
+    As it is after a while, where something stays.
+    """
+    deadline_s = time.monotonic() + SETTLE_S
+    while (now := status()) and (now["waiting"] or now["running"]) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return now
 
 
 def batch(

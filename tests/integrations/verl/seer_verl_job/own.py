@@ -27,7 +27,7 @@ from verl.utils.import_utils import load_class_from_fqn
 from verl.workers.rollout.llm_server import LLMServerManager
 
 from seer_verl_job.folder_weights import NoTrainers, file_of
-from seer_verl_job.job import CHUNK_TOKENS, batch, client, configuration, shown, start_ray
+from seer_verl_job.job import CHUNK_TOKENS, LONG_TOKENS, batch, client, configuration, settled, shown, start_ray
 from sglang_seer.integrations.verl.facts import ask
 from sglang_seer.rollout.client import EngineClient, EngineError
 
@@ -54,7 +54,7 @@ SETTINGS = {
     "checkpoint_engine.backend": "folder",
     "checkpoint_engine.custom_backend_module": "seer_verl_job.folder_weights",
 }
-LONG = {"ignore_eos": True, "max_tokens": 200}
+LONG = {"ignore_eos": True, "max_tokens": LONG_TOKENS}
 
 
 def settings(plan: dict[str, Any], *, seer: bool) -> list[str]:
@@ -128,7 +128,7 @@ class Own:
         found["got"] = shown(self.loops.generate_sequences(asked))
         if thread:
             thread.join()
-        self.out[name] = {**found, "before": before, "after": self.status()}
+        self.out[name] = {**found, "before": before, "after": settled(self.status)}
 
     def abort(self) -> None:
         """As veRL before an update of weights, in the middle of a rollout."""
