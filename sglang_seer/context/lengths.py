@@ -104,6 +104,8 @@ class ContextLengths:
         self._prior = prior or Prior()
         self._max_groups = max_groups
         self._groups: OrderedDict[str, Siblings] = OrderedDict()
+        # Groups of which something was told: asked for thousands at a time.
+        self._told: set[str] = set()
         self._changes = Changes()
         self._fitted: Population | None = None
         self._unfitted: dict[int, Population] = {}
@@ -145,6 +147,7 @@ class ContextLengths:
             known = self._groups[group] = Siblings()
             if len(self._groups) > self._max_groups:
                 forgotten, _ = self._groups.popitem(last=False)
+                self._told.discard(forgotten)
                 self._changed(forgotten)
         else:
             self._groups.move_to_end(group)
@@ -160,6 +163,7 @@ class ContextLengths:
     ) -> None:
         check_length(tokens)
         siblings = self._siblings(group)
+        self._told.add(group)
         siblings.drop(member)
         siblings.finish(max(tokens, 1), capped=limit_tokens is not None and tokens >= limit_tokens)
         self._longest_limit = max(self._longest_limit, tokens, limit_tokens or 0)
@@ -170,7 +174,11 @@ class ContextLengths:
 
     def progress(self, group: str, member: Hashable, tokens: int) -> None:
         check_length(tokens)
-        if not tokens or not self._siblings(group).progress(member, tokens):
+        if not tokens:
+            return
+        siblings = self._siblings(group)
+        self._told.add(group)
+        if not siblings.progress(member, tokens):
             return
         self._changed(group)
         self._steps += 1
@@ -251,10 +259,11 @@ class ContextLengths:
         return siblings.ended if siblings is not None else 0
 
     def untold(self, group: str) -> bool:
-        return not self._groups.get(group)
+        return group not in self._told
 
     def clear(self) -> None:
         self._groups.clear()
+        self._told.clear()
         self._expected.clear()
         self._fresh.clear()
         self._information.clear()
