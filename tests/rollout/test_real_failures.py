@@ -87,7 +87,8 @@ async def test_a_killed_engine_that_comes_back_with_an_empty_cache(
         await until(lambda: not rollout.buffer.up)
         restart("seer")
 
-    samples, rollout = await run([url], prompts(problems[:3]), kill, no_engine_s=240.0)
+    # Not so soon taken for silent that the end of its connections comes second.
+    samples, rollout = await run([url], prompts(problems[:3]), kill, no_engine_s=240.0, silent_s=60.0)
     assert_equal(samples, undisturbed)
     assert rollout.counts.engines_lost == 1
     # What had come of broken chunks was kept; the rest of the text was computed again, once.
@@ -113,7 +114,7 @@ async def test_a_killed_engine_beside_another(
         await until(lambda: seer.url not in rollout.buffer.up)
 
     try:
-        samples, rollout = await run([stock, seer.url], prompts(problems[:3]), kill)
+        samples, rollout = await run([stock, seer.url], prompts(problems[:3]), kill, silent_s=60.0)
     finally:
         # Other tests want it.
         restart("seer")
