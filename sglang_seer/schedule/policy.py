@@ -111,7 +111,7 @@ class Block(NamedTuple):
     entries: Sequence[Waiting]
 
 
-# As Probe(...) and Block(...) of a tuple, in half the time: at a rollout's start there are thousands of them.
+# As Probe(...) and Block(...), of a tuple and faster: at a rollout's start there are thousands of them.
 _probe: Callable[[tuple[Any, ...]], Probe] = partial(tuple.__new__, Probe)
 _a_block: Callable[[tuple[Any, ...]], Block] = partial(tuple.__new__, Block)
 
