@@ -102,13 +102,18 @@ class Probe(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Members of one group that are alike, by arrival, with the tokens that each may need still (`Rules.quantile`)."""
+    """Members of one group that are alike, by arrival, with the tokens that each may need still (`Rules.quantile`).
+
+    They are `members` after the first `probes` of them. Not cut out: when a rollout begins, a look at thousands of
+    members is what a decision costs.
+    """
 
     rank: float
     arrival: int
     possible_tokens: float
     finished: int
-    entries: Sequence[Waiting]
+    members: Sequence[Waiting]
+    probes: int
 
 
 # As Probe(...) and Block(...), of a tuple and faster: at a rollout's start there are thousands of them.
@@ -152,7 +157,7 @@ class Decision:
     def _block(self, place: int) -> Block:
         place -= self.overdue + self.probes
         for block in self.blocks:
-            place -= len(block.entries)
+            place -= len(block.members) - block.probes
             if place < 0:
                 return block
         raise AssertionError("the blocks hold fewer requests than the order")
@@ -176,15 +181,16 @@ def place_group(
             break
         probes.append(Probe(finished + ahead, entry.generated_tokens, entry.arrival, tells, entry))
         ahead += 1
-    members = members[len(probes) :]
-    if not members:
+    tested = len(probes)
+    if tested == len(members):
         return probes, []
-    if alike:
-        return probes, [_block(group, members, lengths, finished, rules)]
     kinds: dict[tuple[int, int], list[Waiting]] = {}
-    for entry in members:
-        kinds.setdefault((entry.generated_tokens, entry.limit_tokens), []).append(entry)
-    return probes, [_block(group, entries, lengths, finished, rules) for entries in kinds.values()]
+    if not alike:
+        for entry in members[tested:]:
+            kinds.setdefault(KIND(entry), []).append(entry)
+    if len(kinds) < 2:
+        return probes, [_block(group, members, tested, lengths, rules)]
+    return probes, [_block(group, entries, 0, lengths, rules) for entries in kinds.values()]
 
 
 def placed_alike(
@@ -206,16 +212,16 @@ def placed_alike(
         )
     if not blocks:
         return zip(of_probes, repeat(()), strict=False)
-    ((rank, _, possible, finished, _),) = blocks
-    of_blocks = [(_a_block((rank, members[tested][0], possible, finished, members[tested:])),) for members in others]
+    ((rank, _, possible, finished, _, _),) = blocks
+    of_blocks = [(_a_block((rank, members[tested][0], possible, finished, members, tested)),) for members in others]
     return zip(of_probes, of_blocks, strict=False)
 
 
-def _block(group: str, entries: Sequence[Waiting], lengths: LengthModel, finished: int, rules: Rules) -> Block:
-    arrival, _, generated, limit, _, _ = entries[0]
+def _block(group: str, members: Sequence[Waiting], probes: int, lengths: LengthModel, rules: Rules) -> Block:
+    arrival, _, generated, limit, _, _ = members[probes]
     member = arrival if generated else None
     possible = lengths.remaining(group, generated, limit, member=member).quantile(rules.quantile)
-    return Block(rules.rank(possible), arrival, possible, finished, entries)
+    return Block(rules.rank(possible), arrival, possible, lengths.finished(group), members, probes)
 
 
 def decide(snapshot: Snapshot, rules: Rules | None = None) -> Decision:
@@ -253,5 +259,5 @@ def decision_of(
     """The decision of classes that are sorted."""
     order = [*overdue, *(probe.entry for probe in probes)]
     for block in blocks:
-        order += block.entries
+        order += block.members[block.probes :]
     return Decision(order, len(overdue), len(probes), admitted, list(probes), list(blocks))

@@ -34,7 +34,8 @@ class WaitingQueue:
     def __init__(self, lengths: LengthModel, rules: Rules | None = None) -> None:
         self._lengths = lengths
         self._rules = rules or Rules()
-        self._by_group: dict[str, list[Waiting]] = {}
+        # Tuples, because decisions hold them.
+        self._by_group: dict[str, tuple[Waiting, ...]] = {}
         self._size = 0
         # What all members of a group have in common, None once they differed; until the group is gone.
         self._kind: dict[str, tuple[int, int] | None] = {}
@@ -62,11 +63,11 @@ class WaitingQueue:
 
     def add(self, entry: Waiting) -> None:
         """Add a request. Raises ValueError if its arrival is taken."""
-        members = self._by_group.setdefault(entry.group, [])
+        members = self._by_group.get(entry.group, ())
         at = bisect_left(members, entry.arrival, key=_BY_ARRIVAL)
         if at < len(members) and members[at].arrival == entry.arrival:
             raise ValueError(f"arrival {entry.arrival} of group {entry.group!r} waits already")
-        members.insert(at, entry)
+        self._by_group[entry.group] = (*members[:at], entry, *members[at:])
         if self._kind.setdefault(entry.group, KIND(entry)) != KIND(entry):
             self._kind[entry.group] = None
         insort(self._in_time, (entry.admitted_before, entry.arrival, entry.group))
@@ -76,12 +77,14 @@ class WaitingQueue:
 
     def remove(self, entry: Waiting) -> None:
         """Remove a request. Raises ValueError if it does not wait."""
-        members = self._by_group.get(entry.group, [])
+        members = self._by_group.get(entry.group, ())
         at = bisect_left(members, entry.arrival, key=_BY_ARRIVAL)
         if at == len(members) or members[at].arrival != entry.arrival:
             raise ValueError(f"arrival {entry.arrival} of group {entry.group!r} does not wait")
-        held = members.pop(at)
-        if not members:
+        held, left = members[at], members[:at] + members[at + 1 :]
+        if left:
+            self._by_group[entry.group] = left
+        else:
             del self._by_group[entry.group], self._kind[entry.group]
         late = self._late.get(entry.group)
         if late is not None and entry.arrival in late:

@@ -101,7 +101,16 @@ def routing(workers: Sequence[str]) -> Iterator[int]:
     try:
         yield port
     finally:
+        run(_end_leftovers())
         run(runner.cleanup())
+
+
+async def _end_leftovers() -> None:
+    """Where a sample fails, slime leaves the others running: they would make its one state anew, with old arguments."""
+    left = [task for task in asyncio.all_tasks() if task.get_coro().__name__.startswith("generate_and_rm")]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 def arguments(port: int | None, **options: Any) -> Namespace:

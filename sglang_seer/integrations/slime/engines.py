@@ -80,13 +80,14 @@ class Engines:
     async def _open(self) -> RequestRollout:
         args = self._args
         urls = await engines_of_router(f"http://{args.sglang_router_ip}:{args.sglang_router_port}")
-        state = compat.slime("rollout.sglang_rollout").GenerateState
+        # Once: to ask for it makes it anew where it is gone.
+        state = compat.slime("rollout.sglang_rollout").GenerateState(args)
         rollout = RequestRollout(
             urls,
             config=self.settings.rollout,
             tokenizer=self.tokenizer,
             lengths=self._lengths,
-            halted=lambda: bool(state(args).aborted),
+            halted=lambda: bool(state.aborted),
         )
         await rollout.__aenter__()
         try:
