@@ -35,7 +35,13 @@ class Target:
 
 @lru_cache(maxsize=64)
 def _parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    source = path.read_text(encoding="utf-8")
+    try:
+        return ast.parse(source, filename=str(path))
+    except SystemError:
+        # Python 3.11 takes it for a fault of its own where something else is parsed meanwhile: by another thread, or by
+        # the garbage collector, when a task dies whose error is printed (traceback looks for the place in the line).
+        return ast.parse(source, filename=str(path))
 
 
 def _module_file(package_root: Path, module: str) -> Path | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import os
 import re
 import shutil
@@ -135,6 +137,24 @@ def test_comments_docstrings_and_formatting_are_no_drift(package: Path, tmp_path
 
 def test_a_lost_module_is_seen(package: Path) -> None:
     assert drift(package, Target("sglang.gone", "f")) == "sglang.gone.f: module sglang.gone is gone"
+
+
+def test_what_the_collector_parses_meanwhile_is_no_drift(package: Path) -> None:
+    source = "\n".join(f"value_{number} = [{number}]" for number in range(5000)) + "\n" + SOURCE
+    (package / "engine.py").write_text(source)
+
+    def parse_once(*_: object) -> None:
+        gc.callbacks.remove(parse_once)
+        ast.parse("something + else_")
+
+    # Negative control: where the interpreter can be disturbed at all.
+    gc.callbacks.append(parse_once)
+    if sys.version_info < (3, 12):
+        with pytest.raises(SystemError, match="recursion depth mismatch"):
+            ast.parse(source)
+        gc.callbacks.append(parse_once)
+    assert drift(package, Target("sglang.engine", "Engine.step")) is None
+    assert parse_once not in gc.callbacks
 
 
 def test_signature_only_ignores_the_body(package: Path, tmp_path: Path) -> None:
