@@ -119,6 +119,11 @@ WORKLOADS = {
         what="a step's rollout of examples/grpo_tiny on two engines", engines=2, prompts=16, samples=8, limit=2048,
         running=16, chunk_tokens=512,
     ),
+    # Its pools are those of the training workload: what an engine has room for does not grow with the prompts.
+    "scarce": Workload(
+        what="32 prompts of 8 samples on two engines with KV for an eighth of the demand", engines=2, prompts=32,
+        samples=8, limit=2048, running=16, chunk_tokens=512, kv_tokens=5300,
+    ),
     # SGLang reserves for the limit, and takes that back only where the limit is small against the pool. After a
     # retraction it reserves more, and less again over 600 steps; these samples are so much shorter than real ones.
     "crowded": Workload(
