@@ -34,6 +34,11 @@ TABLES = {
         f"{BENCH} rollout --workload training --systems SYSTEMS --json FILE",
         rollout.table,
     ),
+    "rollout-scarce": Table(
+        "rollout_scarce_cpu.json",
+        f"{BENCH} rollout --workload scarce --systems SYSTEMS --json FILE",
+        rollout.table,
+    ),
     "grpo": Table(
         "grpo_tiny_cpu.json", "python examples/grpo_tiny/run.py --steps 20 --compare --json FILE", grpo.table
     ),

@@ -77,6 +77,11 @@ class DraftSource:
         self._sharing.receive(version)
         return self._sharing.lengths()
 
+    def absorb(self) -> None:
+        """Begin to take what was received into the index, once a step's trees are made."""
+        if self._sharing is not None:
+            self._sharing.absorb()
+
     def append(self, requests: Sequence[Any], pending: Sequence[Sequence[int]]) -> None:
         """Append what the requests have generated since the last call.
 

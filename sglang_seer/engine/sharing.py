@@ -1,13 +1,15 @@
 """Siblings on other engines: what an engine's draft source gives to the token bus, and what it takes from it.
 
-Only the drafting rank has a bus. Nothing here waits: a thread of the bus sends and fetches, and what arrived is taken
-at the start of a step. Finished lengths go from here to all ranks (`ranks.share_trees`), because they order queues.
+Only the drafting rank has a bus. A thread of the bus sends and fetches; what arrived is taken at the start of a step,
+and another thread appends it to the index while the model runs. Finished lengths go from here to all ranks
+(`ranks.share_trees`), because they order queues.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -18,6 +20,7 @@ from sglang_seer.config import SeerConfig
 from sglang_seer.context import request_key
 from sglang_seer.draft import SuffixIndex
 from sglang_seer.draft.bus import Deltas, SharedText, deltas, share_text
+from sglang_seer.draft.bus.deltas import NOTHING, concatenate
 from sglang_seer.engine.requests import RequestState, RequestStates
 from sglang_seer.status import STATUS
 
@@ -63,11 +66,15 @@ class Sharing:
         self._followed: dict[int, int] = {}  # group of the requests -> group of the index
         self._counted: OrderedDict[int, set[int]] = OrderedDict()
         self._lengths: deque[tuple[int, int]] = deque()
+        self._in_hand = NOTHING
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="seer-index")
+        self._writing: Future[None] | None = None
         STATUS.sources["bus"] = bus.status
 
     def follow(self, state: RequestState, opened: int) -> None:
         """A request enters its group, which is open in the index: fetch the group from its start, if it is not."""
         # What another engine wrote of this very response comes with the request.
+        self.settle()
         self._index.drop_sequence(opened, _sequence(state.number))
         if state.index_group not in self._followed:
             self._followed[state.index_group] = opened
@@ -90,7 +97,7 @@ class Sharing:
         self._bus.publish(deltas([state.index_group], [state.number], [length], [0], (), [True]))
 
     def receive(self, version: int) -> None:
-        """Take what has arrived into the index; called at the start of a step. version: of the weights now."""
+        """Take what has arrived; called at the start of a step. version: of the weights now."""
         if version != self._version:
             # Without a flush: requests run on, and so does what they have in the index.
             self._version = version
@@ -102,7 +109,22 @@ class Sharing:
         for group, number, length in arrived.finished:
             self._count(group, number, length)
         if len(arrived.text):
-            self._take_in(arrived.text)
+            self._in_hand = concatenate([self._in_hand, arrived.text]) if len(self._in_hand) else arrived.text
+
+    def absorb(self) -> None:
+        """Begin to append what was taken to the index: the next step drafts from it.
+
+        Called once the trees of a step are made, so that the index works while the model does.
+        """
+        if len(self._in_hand):
+            text, self._in_hand = self._in_hand, NOTHING
+            self._take_in(text)
+
+    def settle(self) -> None:
+        """Wait until the index has what `absorb` was called for: much less than a step."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
 
     def _take_in(self, text: Deltas) -> None:
         """Append text from elsewhere to the index; what is written here as well is left out."""
@@ -117,6 +139,11 @@ class Sharing:
         )
         text = text.select(kept)
         opened = [self._followed[group] for group in text.groups.tolist()]
+        self.settle()
+        self._writing = self._writer.submit(self._append, opened, text)
+
+    def _append(self, opened: Sequence[int], text: Deltas) -> None:
+        """In the writing thread, which holds the GIL for a few calls: the index works without."""
         try:
             self._index.append(opened, _sequence(text.requests), text.offsets, text.tokens, text.lengths)
         except ValueError:
@@ -130,6 +157,7 @@ class Sharing:
     def restart(self, version: int) -> None:
         """The index was emptied, as after new weights: own text and that of others starts anew."""
         self._version = version
+        self.settle()
         self._leave(list(self._followed))
         self._bus.drop_version(version)
         self._counted.clear()
@@ -154,6 +182,10 @@ class Sharing:
         self._bus.unsubscribe(gone)
         for group in gone:
             del self._followed[group]
+        if gone and len(self._in_hand):
+            # It would come once more, from the group's start, if the group came back.
+            kept = np.fromiter((one in self._followed for one in self._in_hand.groups.tolist()), np.bool_)
+            self._in_hand = self._in_hand.select(kept)
 
     def _count(self, group: int, number: int, length: int) -> None:
         """Each response's length counts once, however often its group is fetched."""

@@ -167,6 +167,8 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
             self.speculative_num_draft_tokens,
             MOST_LENGTHS if shares else 0,
         )
+        if self.drafts is not None:
+            self.drafts.absorb()
         hooks.learn_lengths(lengths)
         tokens, parents, depths = self._to_device(trees.packed)
         positions = (batch.seq_lens[:, None] + depths).flatten()

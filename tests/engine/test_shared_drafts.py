@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -45,9 +46,8 @@ class Source:
         self.bus: SharedText = shared
         self.index = SuffixIndex(vocab_size=VOCAB, shared_bytes=0, **limits)
         states = RequestStates(0)
-        self.drafts = DraftSource(
-            states, self.index, vocab_size=VOCAB, sharing=Sharing(shared, self.index, states, version=1)
-        )
+        self.sharing = Sharing(shared, self.index, states, version=1)
+        self.drafts = DraftSource(states, self.index, vocab_size=VOCAB, sharing=self.sharing)
         self.lengths: list[int] = []
         self.version = 1
 
@@ -56,6 +56,7 @@ class Source:
 
     def step(self) -> Lengths:
         found = self.drafts.receive(self.version)
+        self.drafts.absorb()
         self.lengths += found[:, 1].tolist()
         return found
 
@@ -129,6 +130,58 @@ def test_a_response_that_moves_here_is_not_its_own_sibling(pair: tuple[Source, S
     assert here.index.length(group, -1 - state.number) == 0
 
 
+class Hasty(Sharing):
+    def settle(self) -> None:
+        return
+
+
+class Held:
+    """An index that takes text from elsewhere only when it is let."""
+
+    def __init__(self, index: SuffixIndex) -> None:
+        self.drop_sequence = index.drop_sequence
+        self.begun, self.let = threading.Event(), threading.Event()
+        self._append = index.append
+
+    def append(self, *text: Any) -> None:
+        self.begun.set()
+        assert self.let.wait(TIMEOUT_S)
+        self._append(*text)
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(Sharing, 0), (Hasty, 4)])
+def test_a_response_moves_here_while_the_index_takes_its_text(
+    pair: tuple[Source, Source], kind: type[Sharing], kept: int
+) -> None:
+    """A step does not wait for the index, a request that moves does; else it keeps its text as a sibling's."""
+    here, there = pair
+    here.sharing.__class__ = kind
+    sibling = request([1, 2], [30], group="g", sample=0)
+    here.append(sibling)
+    held = here.sharing._index = Held(here.index)  # type: ignore[assignment]
+    there.append(request([1, 2], [7, 8, 9, 10], group="g", sample=3))
+    here.until(held.begun.is_set)
+    threading.Timer(0.2, held.let.set).start()
+    moved = request([1, 2, 7, 8, 9, 10], [11], group="g", sample=3, prompt_len=2)
+    here.append(moved)
+    here.sharing._writer.shutdown()
+    state = here.drafts.states.of(moved)
+    assert here.index.length(state.index_id, -1 - state.number) == kept
+    assert here.index.length(state.index_id, state.index_sequence) == 5
+
+
+def test_text_in_hand_of_a_group_that_is_left_is_dropped(pair: tuple[Source, Source]) -> None:
+    here, _ = pair
+    one, other = request([1, 2], [7]), request([3, 4], [7])
+    here.append(one, other)
+    states = [here.drafts.states.of(request) for request in (one, other)]
+    here.sharing._in_hand = deltas([state.index_group for state in states], [5, 5], [0, 0], [2, 2], [7, 8, 7, 9])
+    here.sharing._leave([states[0].index_group])
+    here.drafts.absorb()
+    here.sharing.settle()
+    assert [here.index.length(state.index_id, -1 - 5) for state in states] == [0, 2]
+
+
 def test_a_group_is_fetched_while_its_requests_live(pair: tuple[Source, Source]) -> None:
     here, there = pair
     young = request([1, 2], [7])
@@ -189,6 +242,7 @@ def test_what_the_index_refuses_of_one_does_not_keep_out_another(pair: tuple[Sou
     state = here.drafts.states.of(young)
     before = STATUS.counters["bus_refused"]
     text = deltas([state.index_group] * 2, [5, 6], [3, 0], [1, 3], [9, 7, 8, 9])  # the first one has a hole before it
-    here.drafts._sharing._take_in(text)  # type: ignore[union-attr]
+    here.sharing._take_in(text)
+    here.sharing.settle()
     assert STATUS.counters["bus_refused"] == before + 1
     assert here.drafted(young)[:2] == [8, 9]
