@@ -80,6 +80,7 @@ class DraftSource:
     def absorb(self) -> None:
         """Begin to take what was received into the index, once a step's trees are made."""
         if self._sharing is not None:
+            self._forget_closed()
             self._sharing.absorb()
 
     def append(self, requests: Sequence[Any], pending: Sequence[Sequence[int]]) -> None:
@@ -196,6 +197,8 @@ class DraftSource:
                 self._sharing.follow(state, state.index_id)
 
     def _forget_closed(self) -> None:
+        if self._sharing is not None:
+            self._sharing.settle()
         counters = self._index.counters
         closed = counters["evicted_groups"] + counters["expired_groups"]
         if closed != self._closed:

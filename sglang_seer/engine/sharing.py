@@ -74,7 +74,6 @@ class Sharing:
     def follow(self, state: RequestState, opened: int) -> None:
         """A request enters its group, which is open in the index: fetch the group from its start, if it is not."""
         # What another engine wrote of this very response comes with the request.
-        self.settle()
         self._index.drop_sequence(opened, _sequence(state.number))
         if state.index_group not in self._followed:
             self._followed[state.index_group] = opened
@@ -121,7 +120,11 @@ class Sharing:
             self._take_in(text)
 
     def settle(self) -> None:
-        """Wait until the index has what `absorb` was called for: much less than a step."""
+        """Wait until the index has what `absorb` was called for: much less than a step.
+
+        Before anything that such an append must not come after: it may close other groups, and text of a response that
+        has moved here would count as a sibling's.
+        """
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()

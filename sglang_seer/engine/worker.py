@@ -157,7 +157,7 @@ class SeerWorker(BaseSpecWorker):  # type: ignore[misc]
     def _decode(self, batch: Any, on_publish: Any, pp_proxy_tensors: Any) -> GenerationBatchResult:
         reasons = [plain_path_reason(request) for request in batch.reqs]
         plain = [reason is not None for reason in reasons]
-        # At the step's start, so that all of it sees the same text.
+        # What arrived until now: lengths for all ranks of this step, text for the drafts of the next one.
         shares = self.config.shares
         arrived = self.drafts.receive(self._text_version()) if shares and self.drafts is not None else NO_LENGTHS
         trees, lengths = share_trees(

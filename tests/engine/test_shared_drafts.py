@@ -130,18 +130,13 @@ def test_a_response_that_moves_here_is_not_its_own_sibling(pair: tuple[Source, S
     assert here.index.length(group, -1 - state.number) == 0
 
 
-class Hasty(Sharing):
-    def settle(self) -> None:
-        return
-
-
 class Held:
-    """An index that takes text from elsewhere only when it is let."""
+    """The index of a sharing: it takes text from elsewhere only when it is let."""
 
-    def __init__(self, index: SuffixIndex) -> None:
-        self.drop_sequence = index.drop_sequence
+    def __init__(self, source: Source) -> None:
+        self.drop_sequence, self._append = source.index.drop_sequence, source.index.append
         self.begun, self.let = threading.Event(), threading.Event()
-        self._append = index.append
+        source.sharing._index = self  # type: ignore[assignment]
 
     def append(self, *text: Any) -> None:
         self.begun.set()
@@ -149,25 +144,80 @@ class Held:
         self._append(*text)
 
 
-@pytest.mark.parametrize(("kind", "kept"), [(Sharing, 0), (Hasty, 4)])
+class Waits(Sharing):
+    def settle(self) -> None:
+        held = self._index
+        if isinstance(held, Held) and held.begun.is_set():
+            held.let.set()
+        super().settle()
+
+
+class Hasty(Sharing):
+    def settle(self) -> None:
+        return
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(Waits, 0), (Hasty, 4)])
 def test_a_response_moves_here_while_the_index_takes_its_text(
     pair: tuple[Source, Source], kind: type[Sharing], kept: int
 ) -> None:
-    """A step does not wait for the index, a request that moves does; else it keeps its text as a sibling's."""
+    """A step does not wait for the index, a request that comes does; else it keeps its text as a sibling's."""
     here, there = pair
-    here.sharing.__class__ = kind
     sibling = request([1, 2], [30], group="g", sample=0)
     here.append(sibling)
-    held = here.sharing._index = Held(here.index)  # type: ignore[assignment]
-    there.append(request([1, 2], [7, 8, 9, 10], group="g", sample=3))
-    here.until(held.begun.is_set)
-    threading.Timer(0.2, held.let.set).start()
+    held = Held(here)
+    here.sharing.__class__ = kind
+    state = here.drafts.states.of(sibling)
     moved = request([1, 2, 7, 8, 9, 10], [11], group="g", sample=3, prompt_len=2)
+    here.sharing._in_hand = deltas([state.index_group], [RequestStates(0).of(moved).number], [0], [4], [7, 8, 9, 10])
+    here.drafts.absorb()
+    assert held.begun.wait(TIMEOUT_S)
     here.append(moved)
+    held.let.set()
     here.sharing._writer.shutdown()
     state = here.drafts.states.of(moved)
     assert here.index.length(state.index_id, -1 - state.number) == kept
     assert here.index.length(state.index_id, state.index_sequence) == 5
+
+
+@pytest.mark.parametrize("kind", [Waits, Hasty])
+def test_text_from_elsewhere_closes_the_group_of_a_request(kind: type[Sharing]) -> None:
+    """The request begins anew; who does not wait for the index takes a closed group for an open one."""
+    here = Source(f"inproc:drafts{next(_names)}", max_tokens=1024)
+    old, young = request([1, 2], [7]), request([3, 4], [7])
+    here.append(old)
+    here.append(young)
+    held = Held(here)
+    here.sharing.__class__ = kind
+    state = here.drafts.states.of(young)
+    here.sharing._in_hand = deltas([state.index_group], [5], [0], [1100], [number % VOCAB for number in range(1100)])
+    here.drafts.absorb()
+    assert held.begun.wait(TIMEOUT_S)
+
+    class Late:
+        """The index as the draft source sees it: the text from elsewhere comes just before own text."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(here.index, name)
+
+        def __contains__(self, group: int) -> bool:
+            return group in here.index
+
+        def append(self, *text: Any) -> None:
+            held.let.set()
+            here.sharing._writer.shutdown()
+            here.index.append(*text)
+
+    here.drafts._index = Late()  # type: ignore[assignment]
+    old.output_ids.append(8)
+    if kind is Hasty:
+        with pytest.raises(ValueError, match="open"):
+            here.append(old)
+    else:
+        here.append(old)
+        state = here.drafts.states.of(old)
+        assert here.index.length(state.index_id, state.index_sequence) == 2
+    here.bus.close()
 
 
 def test_text_in_hand_of_a_group_that_is_left_is_dropped(pair: tuple[Source, Source]) -> None:
