@@ -162,7 +162,7 @@ def test_a_response_moves_here_while_the_index_takes_its_text(
     pair: tuple[Source, Source], kind: type[Sharing], kept: int
 ) -> None:
     """A step does not wait for the index, a request that comes does; else it keeps its text as a sibling's."""
-    here, there = pair
+    here, _ = pair
     sibling = request([1, 2], [30], group="g", sample=0)
     here.append(sibling)
     held = Held(here)
