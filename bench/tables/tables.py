@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.tables import bus, controller, demo, draft, grpo, lengths, reality, rollout, sim
+from bench.tables import bus, controller, demo, draft, grpo, lengths, reality, rollout, sim, soak
 from bench.tables.results import Results
 
 
@@ -54,5 +54,6 @@ TABLES = {
     "bus-load": Table("bus_load_cpu.json", f"{BENCH} bus --parts load --json FILE", bus.load),
     "bus-engines": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines --json FILE", bus.engines),
     "bus-steps": Table("bus_steps_cpu.json", f"{BENCH} bus --parts steps --json FILE", bus.steps),
+    "soak": Table("soak_cpu.json", f"{BENCH} soak --json FILE", soak.table),
     "reality": Table("reality_cpu.json", f"{BENCH} reality --json FILE", reality.table),
 }

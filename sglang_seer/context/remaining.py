@@ -65,8 +65,11 @@ def check_quantile(q: float) -> None:
 def whole_mean(centre: float, spread: float, limit_tokens: int) -> float:
     """E[min(length, limit)] of a whole response whose log length is normal."""
     end = (log(limit_tokens) - centre) / spread
-    uncut = exp(centre + 0.5 * spread * spread) * erfc((spread - end) * _SQRT_HALF)
-    return 0.5 * (uncut + limit_tokens * erfc(end * _SQRT_HALF))
+    cut = 0.5 * limit_tokens * erfc(end * _SQRT_HALF)
+    if spread > end:
+        # Where most are cut: the mean of the uncut ones alone may be beyond any float.
+        return cut + 0.5 * limit_tokens * exp(-0.5 * end * end) * mills(spread - end) / _SQRT_HALF_PI
+    return cut + 0.5 * exp(centre + 0.5 * spread * spread) * erfc((spread - end) * _SQRT_HALF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,8 @@ class LogNormal:
     @property
     def mean(self) -> float:
         """E[min(length, limit) | length > generated] - generated, in closed form through ratios of tails."""
-        spread, limit = self.spread, self.limit_tokens
+        # A factor of e^8 tells nothing of a length any more; the difference of tails below would lose its digits.
+        spread, limit = min(self.spread, 8.0), self.limit_tokens
         end = (log(limit) - self.centre) / spread
         begun = (log(self.generated_tokens) - self.centre) / spread if self.generated_tokens else -inf
         if begun > -8:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang_seer.context.remaining import Exactly, LogNormal, hazard, mills
+from sglang_seer.context.remaining import Exactly, LogNormal, hazard, mills, whole_mean
 
 spreads = st.floats(0.01, 3.0)
 centres = st.floats(0.0, 14.0)
@@ -94,3 +94,22 @@ def test_no_such_quantile(q: float) -> None:
     for response in (Exactly(5.0), LogNormal(7.0, 0.6, 0, 9000)):
         with pytest.raises(ValueError, match="q: got"):
             response.quantile(q)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0.005, 8000), st.integers(1, 100_000), st.data())
+@settings(max_examples=500, deadline=None)
+def test_no_estimate_is_beyond_a_float(centre: float, spread: float, limit: int, data: st.DataObject) -> None:
+    """A fit to responses that were all cut at their limit may say anything; it must not end an engine."""
+    assert 0 <= whole_mean(centre, spread, limit) <= limit * (1 + 1e-9)
+    response = LogNormal(centre, spread, data.draw(st.integers(0, limit - 1)), limit)
+    for tokens in (response.mean, *response.quantiles((0.0, 0.5, 0.999, 1.0))):
+        assert 1 <= tokens <= limit - response.generated_tokens
+
+
+def test_both_ways_to_a_whole_mean_agree() -> None:
+    """At a spread that is as wide as the end is far."""
+    for centre in (-1.0, 2.0, 6.0):
+        for limit in (20, 2048):
+            spread = math.sqrt(math.log(limit) - centre) if math.log(limit) > centre else 1.0
+            below, above = (whole_mean(centre, spread * factor, limit) for factor in (1 - 1e-9, 1 + 1e-9))
+            assert below == pytest.approx(above, rel=1e-6)
