@@ -1,4 +1,4 @@
-"""What lasted: a rollout that is disturbed all the time, and very many requests at once."""
+"""What lasted: rollouts that are disturbed all the time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,6 @@ WHAT = {
     "weight_updates": ("weight updates", ",.0f"),
     "chunks_broken": ("chunks broken off, gone on with elsewhere", ",.0f"),
     "text_received": ("tokens that came over the bus", ",.0f"),
-    "wanted": ("one engine, requests in three waves, all at once", ",.0f"),
-    "returned": ("of which returned whole", ",.0f"),
-    "most_waiting": ("waited at one time", ",.0f"),
-    "mean_pass": ("ms of a scheduling pass over them, mean", ",.1f"),
-    "longest_pass": ("the longest", ",.0f"),
-    "memory_left": ("MiB that the last wave left", ",.0f"),
-    "kv_left": ("KV slots in use after it", ",.0f"),
 }
 
 
@@ -32,6 +25,5 @@ def table(results: Results) -> str:
         if row["metric"] == metric
     ]
     growth = [row["value"] for row in results.rows if row["metric"] == "memory_slope"]
-    if growth:
-        lines.append([f"memory of {len(growth)} processes, MiB a minute, the most", f"{max(growth):.2f}"])
+    lines.append([f"memory of {len(growth)} processes, MiB a minute, the most", f"{max(growth):.2f}"])
     return grid(["", "seen"], lines)

@@ -54,6 +54,6 @@ TABLES = {
     "bus-load": Table("bus_load_cpu.json", f"{BENCH} bus --parts load --json FILE", bus.load),
     "bus-engines": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines --json FILE", bus.engines),
     "bus-steps": Table("bus_steps_cpu.json", f"{BENCH} bus --parts steps --json FILE", bus.steps),
-    "soak": Table("soak_cpu.json", f"{BENCH} soak --json FILE", soak.table),
+    "soak": Table("soak_cpu.json", f"{BENCH} soak --parts rounds --json FILE", soak.table),
     "reality": Table("reality_cpu.json", f"{BENCH} reality --json FILE", reality.table),
 }
