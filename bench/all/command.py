@@ -17,7 +17,7 @@ from bench.rows import header
 
 PACKAGES = ("sglang-seer", "sglang", "sglang-seer-cpu", "torch", "numpy")
 HOUR_S = 3600.0
-WITH_QUICK = {"bus", "controller", "draft", "sim"}
+WITH_QUICK = {"bus", "controller", "draft", "observe", "sim"}
 WITH_DATA = {"bus", "draft", "lengths"}
 # Commands of `bench` that are none of these, with the reason.
 ELSEWHERE = {
@@ -35,6 +35,7 @@ PLAN = {
     "controller": ("what the controller costs, what chunks cost, recovery", ("--parts", "load,chunks,recovery")),
     "bus": ("what the token bus costs and gives", ()),
     "reality": ("the simulator against CPU engines", ()),
+    "observe": ("what the plugin costs where it is off or only watches", ()),
     "rollout": ("a rollout under stock settings and Seer's techniques", ()),
     "replay": ("a rollout of recorded responses", ()),
     "steps": ("step times of a tiny shape", ()),

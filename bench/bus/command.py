@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.bus import acceptance, engines, load, steps
 from bench.draft import synthetic, tokens, traces
+from bench.paired import quartiles_row
 from bench.rows import Row, header, median_row, table, write_json
 from sglang_seer.demo.buses import address
 from sglang_seer.demo.redis_server import programs
@@ -178,15 +179,10 @@ def _steps(quick: bool) -> list[Row]:
             print(f"bus: steps beside {traffic.name} over {bus}", file=sys.stderr, flush=True)
             found = steps.run(bus, traffic, rounds=1 if quick else 3)
             rows.append(Row(BENCH, bus, traffic.name, "step_ms", found.step_ms, "ms"))
-            rows.append(quartiles_row(bus, traffic.name, "step_over_quiet", found.wall))
-            rows.append(quartiles_row(bus, traffic.name, "step_cpu_over_quiet", found.cpu))
+            rows.append(quartiles_row(BENCH, bus, traffic.name, "step_over_quiet", found.wall))
+            rows.append(quartiles_row(BENCH, bus, traffic.name, "step_cpu_over_quiet", found.cpu))
+            rows.append(Row(BENCH, bus, traffic.name, "sharing_us", found.own_us, "us"))
     return rows
-
-
-def quartiles_row(bus: str, case: str, metric: str, values: Sequence[float]) -> Row:
-    """The median of many seconds, whose extremes say more of the machine than of the bus."""
-    low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
-    return Row(BENCH, bus, case, metric, middle, "1", {"lower": low, "upper": high, "seconds": len(values)})
 
 
 def _show(rows: Sequence[Row]) -> None:

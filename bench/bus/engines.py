@@ -98,17 +98,29 @@ def run(rollout: Rollout, repetitions: int) -> dict[str, list[Outcome]]:
 
 
 def plan(label: str, folder: Path, rollout: Rollout, options: dict[str, Any]) -> ServerPlan:
-    flags = (
+    return ServerPlan(
+        label=label,
+        port=pick_port(None),
+        flags=(*stock_flags(rollout), "--scheduler-policy", "seer", "--seer-config", json.dumps(options)),
+        environment=environment(folder),
+    )
+
+
+def stock_flags(rollout: Rollout) -> tuple[str, ...]:
+    """Of an engine that can hold what runs at a time."""
+    return (
         *("--model-path", str(REASONER / "model"), "--dtype", "float32"),
         *("--max-total-tokens", str(2 * rollout.running * rollout.limit)),
         *("--max-running-requests", str(rollout.running)),
         "--enable-deterministic-inference",
         # The others' engines are up as well.
         "--sleep-on-idle",
-        *("--scheduler-policy", "seer", "--seer-config", json.dumps(options)),
     )
-    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
-    return ServerPlan(label=label, port=pick_port(None), flags=flags, environment=environment)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """folder: of the `sitecustomize` that the engine runs first."""
+    return {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
 
 def prompts(count: int) -> list[list[int]]:

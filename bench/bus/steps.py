@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
-from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bench.bus import engines
+from bench.paired import Step, over_quiet, own_us
 from sglang_seer.demo.buses import address
 from sglang_seer.demo.servers import Server, serve
 from sglang_seer.draft.bus import deltas, share_text
@@ -38,6 +38,21 @@ from sglang_seer.status import STATUS
 Controller.nodes = lambda self, batch: 0
 begin, interrupt, follow = pacing.Pacer.begin, pacing.Pacer.interrupt, sharing.Sharing.follow
 last, seen, groups = [0, 0.0, 0.0], [], {}
+# Calls of the thread that decodes, one inside of another now and then, and their time since the last step.
+depth, own = [0], [0.0]
+def clocked(call):
+    def around(self, *arguments):
+        depth[0] += 1
+        began = time.perf_counter()
+        try:
+            return call(self, *arguments)
+        finally:
+            depth[0] -= 1
+            if not depth[0]:
+                own[0] += time.perf_counter() - began
+    return around
+for name in ("receive", "absorb", "settle", "publish", "finish", "lengths", "close_all_but"):
+    setattr(sharing.Sharing, name, clocked(getattr(sharing.Sharing, name)))
 def told():
     found = {"steps": list(seen), "groups": dict(groups)}
     seen.clear()
@@ -47,8 +62,8 @@ STATUS.sources["bench"] = told
 def timed_begin(self, batch):
     now, cpu = time.monotonic(), time.thread_time()
     if last[0] == batch:
-        seen.append((batch, now, now - last[1], cpu - last[2]))
-    last[:] = batch, now, cpu
+        seen.append((batch, now, now - last[1], cpu - last[2], own[0]))
+    last[:], own[0] = (batch, now, cpu), 0.0
     return begin(self, batch)
 def timed_interrupt(self):
     last[0] = 0
@@ -63,8 +78,6 @@ STEP_S = 0.05
 FIRST_NUMBER = 1 << 31
 # As long as siblings get; then the next one of the group begins.
 LENGTH = 2000
-# Of a window's start, in which what was sent before it still arrives.
-SETTLE_S = 0.3
 JOIN_S = 30.0
 
 
@@ -77,24 +90,16 @@ class Traffic:
     window_s: float = 1.0
 
 
-class Step(NamedTuple):
-    """One decode step: its requests, when it ended (monotonic clock), and how long it took, by clock and in CPU time of
-    the thread that decodes. All in seconds."""
-
-    batch: int
-    ended_s: float
-    wall_s: float
-    cpu_s: float
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Seconds with traffic over the quiet ones around them, one number each: median steps by the clock, and in CPU
-    time. received_tokens: that the engine took."""
+    time. own_us: of a step with traffic in Seer's sharing, on the thread that decodes. received_tokens: that the engine
+    took."""
 
     wall: list[float]
     cpu: list[float]
     step_ms: float
+    own_us: float
     received_tokens: int
 
 
@@ -125,30 +130,7 @@ def run(bus: str, traffic: Traffic, *, requests: int = 12, limit: int = 1500, ro
     wall, cpu = (over_quiet(full, spans, by) for by in ("wall_s", "cpu_s"))
     if not wall:
         raise RuntimeError(f"bus {bus}: no second with traffic has a quiet one on either side")
-    return Outcome(wall, cpu, 1e3 * median(step.wall_s for step in full), received)
-
-
-def over_quiet(
-    steps: Sequence[Step], spans: Sequence[tuple[float, float]], by: str, *, fewest: int = 10
-) -> list[float]:
-    """Median step of each span over the mean of the medians of the silences beside it, as long as it.
-
-    spans: with traffic, in order. fewest: steps that each of the three must have. by: `wall_s` or `cpu_s`.
-    """
-    ends = [step.ended_s for step in steps]
-
-    def typical(since_s: float, until_s: float) -> float | None:
-        inside = steps[bisect_left(ends, since_s + SETTLE_S) : bisect_left(ends, until_s)]
-        return median(getattr(step, by) for step in inside) if len(inside) >= fewest else None
-
-    found = []
-    for begun_s, ended_s in spans:
-        length_s = ended_s - begun_s
-        before, busy = typical(begun_s - length_s, begun_s), typical(begun_s, ended_s)
-        after = typical(ended_s, ended_s + length_s)
-        if before is not None and busy is not None and after is not None:
-            found.append(2 * busy / (before + after))
-    return found
+    return Outcome(wall, cpu, 1e3 * median(step.wall_s for step in full), own_us(full, spans), received)
 
 
 class _Elsewhere:

@@ -94,9 +94,17 @@ def steps(results: Results) -> str:
             f"{row['value']:.1f}",
             over(row["system"], row["case"], "step_over_quiet"),
             over(row["system"], row["case"], "step_cpu_over_quiet"),
+            f"{results.value(row['system'], row['case'], 'sharing_us'):,.0f}",
             f"{results.row(row['system'], row['case'], 'step_over_quiet')['spread']['seconds']:.0f}",
         ]
         for row in rows
     ]
-    columns = ["bus", "ms a step", "step over quiet (quartiles)", "its CPU time over quiet", "seconds compared"]
+    columns = [
+        "bus",
+        "ms a step",
+        "step over quiet (quartiles)",
+        "its CPU time over quiet",
+        "us in sharing",
+        "seconds compared",
+    ]
     return grid(["written elsewhere", *columns], lines)

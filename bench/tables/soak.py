@@ -1,4 +1,4 @@
-"""What lasted: rollouts that are disturbed all the time."""
+"""What lasted: rollouts that are disturbed all the time, and thousands of requests at once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ WHAT = {
     "chunks_broken": ("chunks broken off, gone on with elsewhere", ",.0f"),
     "text_received": ("tokens that came over the bus", ",.0f"),
 }
+QUEUE = {
+    "returned": ("requests that returned whole", ",.0f"),
+    "most_waiting": ("most that waited", ",.0f"),
+    "mean_pass": ("a scheduling pass on average, ms", ".1f"),
+    "longest_pass": ("the longest, which takes in thousands of new requests, ms", ",.0f"),
+    "memory_left": ("memory that the last wave left behind, MiB", ".1f"),
+    "kv_left": ("KV slots in use afterwards", ",.0f"),
+}
 
 
 def table(results: Results) -> str:
@@ -27,3 +35,13 @@ def table(results: Results) -> str:
     growth = [row["value"] for row in results.rows if row["metric"] == "memory_slope"]
     lines.append([f"memory of {len(growth)} processes, MiB a minute, the most", f"{max(growth):.2f}"])
     return grid(["", "seen"], lines)
+
+
+def queue(results: Results) -> str:
+    lines = [
+        [name, format(row["value"], digits)]
+        for metric, (name, digits) in QUEUE.items()
+        for row in results.rows
+        if row["metric"] == metric
+    ]
+    return grid([results.rows[0]["case"], "seen"], lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.tables import bus, controller, demo, draft, grpo, lengths, reality, rollout, sim, soak
+from bench.tables import bus, controller, demo, draft, grpo, lengths, observe, reality, rollout, sim, soak
 from bench.tables.results import Results
 
 
@@ -54,6 +54,8 @@ TABLES = {
     "bus-load": Table("bus_load_cpu.json", f"{BENCH} bus --parts load --json FILE", bus.load),
     "bus-engines": Table("bus_engines_cpu.json", f"{BENCH} bus --parts engines --json FILE", bus.engines),
     "bus-steps": Table("bus_steps_cpu.json", f"{BENCH} bus --parts steps --json FILE", bus.steps),
+    "observe": Table("observe_cpu.json", f"{BENCH} observe --json FILE", observe.table),
     "soak": Table("soak_cpu.json", f"{BENCH} soak --parts rounds --json FILE", soak.table),
+    "soak-queue": Table("soak_queue_cpu.json", f"{BENCH} soak --parts queue --json FILE", soak.queue),
     "reality": Table("reality_cpu.json", f"{BENCH} reality --json FILE", reality.table),
 }

@@ -23,6 +23,9 @@ Floats = npt.NDArray[np.float64]
 
 _PASSES = 30
 _SETTLED = 1e-4
+# Of a variance: a factor of e^2 either way, more than any recorded text has. Where nearly all responses are cut at
+# their limit, the likelihood grows with the spread without end.
+_WIDEST = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +121,13 @@ def fit(groups: Sequence[Evidence], prior: Prior, anchor: float, start: Populati
         centre = float((says.sum() + anchor / prior.centre_variance) / (weight.sum() + 1 / prior.centre_variance))
         known = float((variance * told).sum())
         between = float(((mean - centre) ** 2).sum() + prior.between_groups * prior.between)
-        between /= known + prior.between_groups
+        between = min(between / (known + prior.between_groups), _WIDEST)
         residual = float((squares - 2 * mean * total + count * mean**2 + count * variance).sum())
         residual += float((times * sharp * variance[owner]).sum()) + prior.within_members * prior.within
         above = z > 0
         residual += within * float((times * (1 + z * pull))[above].sum())
         members = float(count.sum() + times[above].sum() - (times * z * pull)[~above].sum()) + prior.within_members
-        within = residual / members
+        within = min(residual / members, _WIDEST)
         if abs(centre - before[0]) < _SETTLED and max(abs(between / before[1] - 1), abs(within / before[2] - 1)) < 1e-3:
             break
     return Population(centre, between, within)

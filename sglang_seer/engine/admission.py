@@ -16,7 +16,7 @@ from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
 from sglang_seer.context import Exactly, LengthModel, Remaining
 from sglang_seer.engine.requests import RequestStates
 from sglang_seer.patches.adapter import line
-from sglang_seer.schedule import Load, admit
+from sglang_seer.schedule import Load, admit, risk_of
 from sglang_seer.status import STATUS
 
 
@@ -24,10 +24,14 @@ class Admission:
     """What the adders of one scheduler share."""
 
     def __init__(self, states: RequestStates, lengths: LengthModel, risk: float) -> None:
-        """risk: chance of an overflow that is taken with each admission, 0 to 1."""
+        """risk: stake of `schedule.risk_of`, above 0."""
         self._states = states
         self._lengths = lengths
-        self.risk = risk
+        self._risk = risk
+
+    def risk(self, requests: int) -> float:
+        """Chance of an overflow that is taken where so many run."""
+        return risk_of(requests, self._risk)
 
     @property
     def reserve_tokens(self) -> int:
@@ -113,7 +117,8 @@ def adder_class(stock: type[PrefillAdder], admission: Admission) -> type[Prefill
             joined = [admission.load(request, line.extend_tokens(request)) for request in self.can_run_list]
             candidate = admission.load(req, line.input_tokens(req))
             capacity = int(self.rem_total_tokens) + self._held + sum(load.kv_tokens for load in joined)
-            return capacity > 0 and admit([*self._running, *joined], [candidate], capacity, risk=admission.risk) > 0
+            ahead = [*self._running, *joined]
+            return capacity > 0 and admit(ahead, [candidate], capacity, risk=admission.risk(len(ahead) + 1)) > 0
 
     return SeerPrefillAdder
 

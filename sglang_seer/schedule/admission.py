@@ -6,17 +6,18 @@ request gained one token a step:
 
     use(t) = sum over requests that are still there after t tokens of (kv now + reserve + t)
 
-A batch is safe when, at each of a few times, use(t) exceeds the pool with a chance of at most `risk`. Any of three
-bounds will do: the plan in which each request stays until its own quantile of 1 - risk / n (Bonferroni; whatever
-depends on what), Bernstein's inequality (independent requests), and from eight requests on the normal quantile with a
-correction for skew (Cornish and Fisher; an approximation for independent ones, the sharpest for many). The last two see
-siblings as one block as far as their doubt is about the prompt: longest-first runs whole groups at once. Requests that
-yield at a chunk boundary free their place there, so they count until then only.
+A batch is safe when, at each of a few times, use(t) exceeds the pool with a chance of at most `risk`. Any of these will
+do: the plan in which each request stays until its own quantile of 1 - risk / n (Bonferroni; whatever depends on what);
+below eight requests the chance itself, summed over who may be there; from eight on Bernstein's inequality, and the
+normal quantile with a correction for skew (Cornish and Fisher; an approximation, the sharpest for many). All but the
+plan take requests as independent, and siblings as one block as far as their doubt is about the prompt: longest-first
+runs whole groups at once. Requests that yield at a chunk boundary free their place there, so they count until then
+only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log
@@ -31,9 +32,11 @@ from sglang_seer.context import Remaining
 LEVELS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.97, 0.985, 0.995, 1.0)
 _TIMES = 40
 _BLOCK = 64
-# Fewer are no crowd: their sum is far from normal.
+# Fewer are no crowd: their sum is far from normal, and they have few combinations.
 _MANY = 8
 DEFAULT_RISK = 0.05
+DEFAULT_STAKE = 2.0
+_MOST_RISK = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,15 @@ class Load:
         points = remaining.quantiles(LEVELS)
         shared = remaining.shared if group is not None else 0.0
         return cls(kv_tokens, points, reserve_tokens, chunk_tokens, cached_tokens, group, shared)
+
+
+def risk_of(requests: int, stake: float = DEFAULT_STAKE) -> float:
+    """Chance of an overflow that is worth it where so many run, one of them new: stake / requests, at most 0.9.
+
+    One more adds its share to what the engine does, one of so many. An overflow makes all of them wait until what the
+    retracted one had is computed again. So what may be risked falls with their number.
+    """
+    return min(stake / requests, _MOST_RISK)
 
 
 def admit(running: Sequence[Load], waiting: Sequence[Load], capacity_tokens: int, *, risk: float = DEFAULT_RISK) -> int:
@@ -142,7 +154,42 @@ def _safe(running: Sequence[Load], waiting: Sequence[Load], capacity: int, risk:
     for one in np.unique(level):
         plan[level == one] = np.cumsum((stays[:, one, None] > starts) * holds, axis=0)[first:][level == one]
     fits: npt.NDArray[np.bool_] = (np.minimum(np.minimum(bernstein, crowd), plan) <= capacity).all(axis=1)
+    for place, count in enumerate(among[: max(_MANY - among[0], 0)].tolist()):
+        if not fits[place]:
+            fits[place] = (_overflow(loads[:count], there[:count], holds[:count], capacity) <= risk).all()
     return fits
+
+
+def _overflow(
+    loads: Sequence[Load], there: npt.NDArray[np.float64], holds: npt.NDArray[np.float64], capacity: int
+) -> npt.NDArray[np.float64]:
+    """[times] chance that so few requests need more than the pool: the sum over everyone who may be there still.
+
+    Of siblings all are there that are likelier to be than some number, the same for all, with the chance of `shared`;
+    else each is there or not by itself.
+    """
+    # [subsets, requests] who is in which subset.
+    present = (np.arange(1 << len(loads))[:, None] >> np.arange(len(loads)) & 1).astype(bool)
+    chance = np.ones((len(present), there.shape[1]))
+    for places in _siblings(loads):
+        inside, its = present[:, places, None], there[places]
+        alone = np.where(inside, its, 1 - its).prod(axis=1)
+        if len(places) > 1:
+            shared = max(loads[place].shared for place in places)
+            least = np.where(inside, its, 1.0).min(axis=1)
+            most = np.where(inside, 0.0, its).max(axis=1)
+            alone = shared * np.maximum(least - most, 0.0) + (1 - shared) * alone
+        chance *= alone
+    over: npt.NDArray[np.float64] = (chance * (present @ holds > capacity)).sum(axis=0)
+    return over
+
+
+def _siblings(loads: Sequence[Load]) -> Iterable[list[int]]:
+    """Places of the members of each group; of those without doubt in common, each by itself."""
+    groups: dict[object, list[int]] = {}
+    for place, load in enumerate(loads):
+        groups.setdefault(load.group if load.group is not None and load.shared > 0 else place, []).append(place)
+    return groups.values()
 
 
 def _doubt(
@@ -154,11 +201,7 @@ def _doubt(
     """
     own = there * (1 - there) * holds**2
     blocks = holds.copy()
-    members: dict[str, list[int]] = {}
-    for place, load in enumerate(loads):
-        if load.group is not None and load.shared > 0:
-            members.setdefault(load.group, []).append(place)
-    for places in members.values():
+    for places in _siblings(loads):
         if len(places) == 1:
             continue
         shared = np.array([loads[place].shared for place in places])[:, None]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from sglang_seer.context import ContextLengths, LengthModel, LongestSibling
-from sglang_seer.schedule import Load, admit
+from sglang_seer.schedule import Load, admit, risk_of
 from sglang_seer.schedule.policy import STARVATION_LIMIT
 from sglang_seer.sim.instance import FOREVER, Instance
 from sglang_seer.sim.orders import ContextBuffer
@@ -47,7 +47,8 @@ class LengthsQueue(StockQueue):
             # A step writes its drafts, too, before it is known which of them stay.
             free = instance.free_tokens - (len(running) + 1) * instance.most_draft_tokens
             capacity = math.floor(free) + held
-            if candidate.kv_tokens >= free or not admit(running, [candidate], max(capacity, 1)):
+            risk = risk_of(len(running) + 1)
+            if candidate.kv_tokens >= free or not admit(running, [candidate], max(capacity, 1), risk=risk):
                 break
             self._buffer.take()
             instance.join(request, request.length_tokens, 0)

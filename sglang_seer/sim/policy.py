@@ -68,10 +68,10 @@ POLICIES = {
     ),
     "seer-spec": Policy(Placement.POOL, Order.CONTEXT, Drafts.GROUP, "all of Seer: drafts from finished siblings too"),
     "seer-engine": Policy(
-        Placement.REQUESTS, Order.CONTEXT, Drafts.NONE, "Seer inside each engine: requests in turn, order and admission"
+        Placement.GROUPS, Order.CONTEXT, Drafts.NONE, "Seer inside each engine: groups in turn, order and admission"
     ),
     "seer-engine-spec": Policy(
-        Placement.REQUESTS, Order.CONTEXT, Drafts.GROUP, "Seer inside each engine, drafts from finished siblings too"
+        Placement.GROUPS, Order.CONTEXT, Drafts.GROUP, "Seer inside each engine, drafts from finished siblings too"
     ),
     "oracle": Policy(Placement.POOL, Order.ORACLE, Drafts.NONE, "divided rollout, true longest first"),
 }

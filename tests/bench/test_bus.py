@@ -7,8 +7,8 @@ import pytest
 
 from bench.bus import load, main
 from bench.bus.acceptance import acceptance
-from bench.bus.steps import Step, over_quiet
 from bench.draft import synthetic
+from bench.paired import Step, over_quiet, own_us
 
 
 def test_sharing_helps_and_lag_costs() -> None:
@@ -36,13 +36,16 @@ def test_seconds_with_traffic_are_compared_with_the_quiet_ones_beside_them() -> 
     def walls(seconds: list[float]) -> list[Step]:
         """Steps of 20 ms one after the other; each second's take what is said, on paper."""
         return [
-            Step(12, second + 0.02 * n, wall_s, 2 * wall_s) for second, wall_s in enumerate(seconds) for n in range(50)
+            Step(12, second + 0.02 * n, wall_s, 2 * wall_s, 1e-4 * second)
+            for second, wall_s in enumerate(seconds)
+            for n in range(50)
         ]
 
     # The machine gets slower from second to second, and traffic costs a tenth on top.
     steps = walls([1.0, 1.1 * 1.1, 1.2, 1.1 * 1.3, 1.4])
     assert over_quiet(steps, [(1.0, 2.0), (3.0, 4.0)], "wall_s") == pytest.approx([1.1, 1.1])
     assert over_quiet(steps, [(1.0, 2.0)], "cpu_s") == pytest.approx([1.1])
+    assert own_us(steps, [(1.0, 2.0), (3.0, 4.0)]) == pytest.approx(200)
     # Nothing to compare with after it.
     assert over_quiet(steps, [(4.0, 5.0)], "wall_s") == []
 

@@ -185,6 +185,17 @@ def test_cut_responses_count_as_longer_than_the_limit() -> None:
     assert told.within == pytest.approx(0.2, rel=0.2)
 
 
+def test_where_nearly_all_are_cut_the_spread_has_an_end() -> None:
+    """Their likelihood grows with it: without the bound a fit that follows its own gets to a variance of hundreds."""
+    cut = Evidence((), [(math.log(64), 8)])
+    short = Evidence([math.log(9)], [(math.log(64), 7)])
+    found = Prior().population(64)
+    for _ in range(20):
+        found = fit([cut] * 1200 + [short] * 50, Prior(), math.log(64), found)
+    assert max(found.between, found.within) <= 4
+    assert found.close_to(fit([cut] * 1200 + [short] * 50, Prior(), math.log(64), found))
+
+
 def test_where_prompts_tell_nothing_groups_shrink_to_one_estimate() -> None:
     def scatter(correlation: float) -> float:
         model = rollout(correlation, 300, 4, 100_000, 100_000)

@@ -46,7 +46,7 @@ COMMON_FLAGS = (
 TWO_RANKS = ("--tp-size", "2", "--disable-custom-all-reduce")
 RANK_CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
 # A careless engine has to retract: that is tested, too. Its chunks are short, so that requests yield.
-CARELESS = ("--scheduler-policy", "seer", "--seer-config", '{"overflow_risk": 0.99, "chunk_tokens": 32}')
+CARELESS = ("--scheduler-policy", "seer", "--seer-config", '{"overflow_risk": 1000, "chunk_tokens": 32}')
 # More requests at a time than the pool can take to their ends. SGLang reserves more after a retraction and less again
 # over 600 steps; these samples are shorter than real ones by as much as 15 steps are.
 CROWDED_POOL_TOKENS = 5000

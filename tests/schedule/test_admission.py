@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise, product
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_seer.context.remaining import Exactly, LogNormal
-from sglang_seer.schedule import Load, admit, victims
-from sglang_seer.schedule.admission import LEVELS
+from sglang_seer.schedule import Load, admit, risk_of, victims
+from sglang_seer.schedule import admission as module
+from sglang_seer.schedule.admission import LEVELS, _overflow
 
 
-def exactly(kv: int, tokens: float, **more: int) -> Load:
-    return Load.of(kv, Exactly(tokens), **more)
+def exactly(kv: int, tokens: float, **more: Any) -> Load:
+    load = Load.of(kv, Exactly(tokens))
+    return replace(load, **more)
 
 
 def peak(batch: list[tuple[int, float]]) -> float:
@@ -168,6 +173,64 @@ def test_siblings_overflow_together() -> None:
 def test_siblings_taken_for_strangers_overflow() -> None:
     """Negative control."""
     assert overflow_of_siblings(0.0) > 0.12
+
+
+@st.composite
+def small_batches(draw: st.DrawFn) -> tuple[list[Load], np.ndarray, np.ndarray]:
+    """Up to six requests of a few groups; chances to be there and what each would hold, [requests, 3 times]."""
+    count = draw(st.integers(1, 6))
+    shared = draw(st.sampled_from([0.0, 0.4, 1.0]))
+    batch = [exactly(1, 1, group=draw(st.sampled_from([None, "a", "b"])), shared=shared) for _ in range(count)]
+    cells = st.lists(st.integers(0, 10), min_size=3, max_size=3)
+    there = np.array([draw(cells) for _ in batch]) / 10
+    return batch, there, np.array([draw(cells) for _ in batch], dtype=np.float64)
+
+
+@given(small_batches(), st.integers(1, 30))
+@settings(max_examples=60, deadline=None)
+def test_the_chance_of_few_is_what_sampling_finds(
+    drawn: tuple[list[Load], np.ndarray, np.ndarray], capacity: int
+) -> None:
+    batch, there, holds = drawn
+    rng, draws = np.random.default_rng(0), 20_000
+    alone = rng.random((draws, len(batch)))
+    for group in "ab":
+        # Either all siblings compare with one number, or each with its own.
+        together = rng.random(draws) < max((one.shared for one in batch if one.group == group), default=0.0)
+        common = rng.random(draws)
+        for place, one in enumerate(batch):
+            if one.group == group:
+                alone[together, place] = common[together]
+    stay = alone[:, :, None] < there
+    sampled = ((stay * holds).sum(axis=1) > capacity).mean(axis=0)
+    assert _overflow(batch, there, holds, capacity) == pytest.approx(sampled, abs=0.02)
+
+
+def one_by_one(risk: Callable[[int], float]) -> int:
+    """How many of sixteen join, as the engine asks for each, where the pool holds two and a half limits.
+
+    Their mean is a seventh of the limit; siblings are alike.
+    """
+    running: list[Load] = []
+    while len(running) < 16:
+        response = LogNormal(5.3, 0.9, 0, 2048, 0.6)
+        candidate = Load.of(50, response, reserve_tokens=34, group=f"g{len(running) // 8}")
+        if not admit(running, [candidate], 5300, risk=risk(len(running) + 1)):
+            break
+        running.append(candidate)
+    return len(running)
+
+
+def test_short_responses_run_together_though_the_limit_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert one_by_one(risk_of) == 16
+    # Negative controls: the same small chance for few and for many; no exact chance for few.
+    assert one_by_one(lambda _: 0.005) < 4
+    monkeypatch.setattr(module, "_overflow", lambda *_: np.ones(1))
+    assert one_by_one(risk_of) < 8
+
+
+def test_fewer_may_risk_more() -> None:
+    assert [risk_of(requests, 2.0) for requests in (1, 2, 4, 200)] == [0.9, 0.9, 0.5, 0.01]
 
 
 def test_a_careless_risk_overflows() -> None:
