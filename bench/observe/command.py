@@ -46,7 +46,7 @@ class Case:
 CASES = (Case("off", "off"), Case("observe", "observe"), Case("observe, metrics on", "observe", ("--enable-metrics",)))
 
 
-WHOLE = engines.Rollout(prompts=16, samples=8, limit=1000, running=32)
+WHOLE = engines.Rollout(prompts=8, samples=8, limit=1000, running=32)
 QUICK = engines.Rollout(prompts=2, samples=4, limit=500, running=4)
 
 
