@@ -186,7 +186,7 @@ def admission() -> str:
             "in steps of a quarter octave, then by arrival.",
             "",
             "The first of the order joins if the pool holds until",
-            "somebody finishes, but for a chance of overflow_risk.",
+            "somebody finishes, but for a stated chance.",
             "After chunk_tokens a running request makes room for",
             "a better one that cannot join besides. Its KV stays",
             "in the prefix cache.",

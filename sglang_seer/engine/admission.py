@@ -23,15 +23,15 @@ from sglang_seer.status import STATUS
 class Admission:
     """What the adders of one scheduler share."""
 
-    def __init__(self, states: RequestStates, lengths: LengthModel, risk: float) -> None:
-        """risk: stake of `schedule.risk_of`, above 0."""
+    def __init__(self, states: RequestStates, lengths: LengthModel, stake: float) -> None:
+        """stake: of `schedule.risk_of`, above 0."""
         self._states = states
         self._lengths = lengths
-        self._risk = risk
+        self._stake = stake
 
     def risk(self, requests: int) -> float:
         """Chance of an overflow that is taken where so many run."""
-        return risk_of(requests, self._risk)
+        return risk_of(requests, self._stake)
 
     @property
     def reserve_tokens(self) -> int:
@@ -117,8 +117,7 @@ def adder_class(stock: type[PrefillAdder], admission: Admission) -> type[Prefill
             joined = [admission.load(request, line.extend_tokens(request)) for request in self.can_run_list]
             candidate = admission.load(req, line.input_tokens(req))
             capacity = int(self.rem_total_tokens) + self._held + sum(load.kv_tokens for load in joined)
-            ahead = [*self._running, *joined]
-            return capacity > 0 and admit(ahead, [candidate], capacity, risk=admission.risk(len(ahead) + 1)) > 0
+            return capacity > 0 and admit([*self._running, *joined], [candidate], capacity, risk=admission.risk) > 0
 
     return SeerPrefillAdder
 

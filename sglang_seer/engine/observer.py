@@ -212,8 +212,7 @@ def _judge_admission(scheduler: Any, batch: Any, admission: Admission) -> None:
     holds = [len(request.origin_input_ids) + len(request.output_ids) for request in joined]
     capacity = free_tokens(scheduler) + sum(map(admission.gives_back, running)) + sum(holds)
     candidates = [admission.load(request, tokens) for request, tokens in zip(joined, holds, strict=True)]
-    risk = admission.risk(len(running) + len(candidates))
-    fitting = admit([admission.running(one) for one in running], candidates, capacity, risk=risk)
+    fitting = admit([admission.running(one) for one in running], candidates, capacity, risk=admission.risk)
     STATUS.counters["admissions_judged"] += len(joined)
     STATUS.counters["admissions_it_would_delay"] += len(joined) - fitting
 

@@ -62,7 +62,7 @@ class Yields:
             load = loads.pop(place)
             candidate = self._admission.load(best, len(best.origin_input_ids) + len(best.output_ids))
             # Its place alone is no use to a request that the pool cannot take.
-            if admit(list(loads.values()), [candidate], capacity, risk=self._admission.risk(len(loads) + 1)):
+            if admit(list(loads.values()), [candidate], capacity, risk=self._admission.risk):
                 loads[place] = candidate
                 leaving[place] = reason
             else:

@@ -9,18 +9,17 @@ request gained one token a step:
 A batch is safe when, at each of a few times, use(t) exceeds the pool with a chance of at most `risk`. Any of these will
 do: the plan in which each request stays until its own quantile of 1 - risk / n (Bonferroni; whatever depends on what);
 below eight requests the chance itself, summed over who may be there; from eight on Bernstein's inequality, and the
-normal quantile with a correction for skew (Cornish and Fisher; an approximation, the sharpest for many). All but the
-plan take requests as independent, and siblings as one block as far as their doubt is about the prompt: longest-first
-runs whole groups at once. Requests that yield at a chunk boundary free their place there, so they count until then
-only.
+normal quantile with a correction for skew (Cornish and Fisher; an approximation, the sharpest for many, and too bold
+for a few large groups). All but the plan take requests as independent, and siblings as one block as far as their doubt
+is about the prompt: longest-first runs whole groups at once. Requests that yield at a chunk boundary free their place
+there, so they count until then only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import log
 from statistics import NormalDist
 
 import numpy as np
@@ -36,7 +35,7 @@ _BLOCK = 64
 _MANY = 8
 DEFAULT_RISK = 0.05
 DEFAULT_STAKE = 2.0
-_MOST_RISK = 0.9
+_LEAST_RISK, _MOST_RISK = 1e-9, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +92,25 @@ def risk_of(requests: int, stake: float = DEFAULT_STAKE) -> float:
     One more adds its share to what the engine does, one of so many. An overflow makes all of them wait until what the
     retracted one had is computed again. So what may be risked falls with their number.
     """
-    return min(stake / requests, _MOST_RISK)
+    if requests < 1 or stake <= 0:
+        raise ValueError(f"risk_of: got {requests} requests and a stake of {stake}, wanted at least 1 and above 0")
+    return min(max(stake / requests, _LEAST_RISK), _MOST_RISK)
 
 
-def admit(running: Sequence[Load], waiting: Sequence[Load], capacity_tokens: int, *, risk: float = DEFAULT_RISK) -> int:
+def admit(
+    running: Sequence[Load],
+    waiting: Sequence[Load],
+    capacity_tokens: int,
+    *,
+    risk: float | Callable[[int], float] = DEFAULT_RISK,
+) -> int:
     """How many from the head of `waiting` may join the running batch.
 
-    capacity_tokens: size of the KV pool, what the running requests hold included. Whoever comes to run alone is
-    admitted whatever it needs, as nothing would run else. Cost: linear in the requests.
+    capacity_tokens: size of the KV pool, what the running requests hold included. risk: chance of an overflow, or what
+    tells it from the number of requests that run then. Whoever comes to run alone is admitted whatever it needs, as
+    nothing would run else. Cost: linear in the requests.
     """
-    if not 0 < risk < 1:
+    if not callable(risk) and not 0 < risk < 1:
         raise ValueError(f"risk: got {risk}, wanted between 0 and 1")
     if capacity_tokens < 1:
         raise ValueError(f"capacity_tokens: got {capacity_tokens}, wanted at least 1")
@@ -120,9 +128,13 @@ def admit(running: Sequence[Load], waiting: Sequence[Load], capacity_tokens: int
     return admitted
 
 
-def _safe(running: Sequence[Load], waiting: Sequence[Load], capacity: int, risk: float) -> npt.NDArray[np.bool_]:
+def _safe(
+    running: Sequence[Load], waiting: Sequence[Load], capacity: int, risk: float | Callable[[int], float]
+) -> npt.NDArray[np.bool_]:
     """[waiting] whether the batch is safe with all waiting requests up to this one."""
     loads = [*running, *waiting]
+    among = np.arange(len(running) + 1, len(loads) + 1)
+    risks = np.array([risk(count) for count in among.tolist()] if callable(risk) else [risk] * len(among))
     held = np.array([load.kv_tokens + load.reserve_tokens for load in loads], dtype=np.float64)
     chunks = np.array([load.chunk_tokens or np.inf for load in loads])
     points = np.array([load.remaining_tokens for load in loads])
@@ -142,31 +154,33 @@ def _safe(running: Sequence[Load], waiting: Sequence[Load], capacity: int, risk:
     variance = np.cumsum(doubt, axis=0)[first:]
     third = np.cumsum(doubt * blocks * (1 - 2 * there), axis=0)[first:]
     largest = np.maximum.accumulate(np.where(doubt > 0, blocks, 0.0), axis=0)[first:]
-    odds = log(1 / risk)
+    odds = np.log(1 / risks)[:, None]
     margin = largest * (odds / 3)
     bernstein = expected + margin + np.sqrt(margin**2 + 2 * odds * variance)
-    z = NormalDist().inv_cdf(1 - risk)
-    crowd = expected + z * np.sqrt(variance) + (z * z - 1) / 6 * third / np.maximum(variance, 1e-9)
-    among = np.arange(first + 1, len(loads) + 1)
+    z = np.array([-NormalDist().inv_cdf(one) for one in risks.tolist()])[:, None]
+    # A high risk asks for a quantile near the middle, where the correction would take off what a large block may need.
+    skewed = np.maximum(z * z - 1, 0.0) / 6 * third / np.maximum(variance, 1e-9)
+    crowd = expected + z * np.sqrt(variance) + skewed
     crowd[among < _MANY] = np.inf
-    level = np.searchsorted(LEVELS, 1 - risk / among - 1e-12)
+    level = np.searchsorted(LEVELS, 1 - risks / among - 1e-12)
     plan = np.empty_like(bernstein)
     for one in np.unique(level):
         plan[level == one] = np.cumsum((stays[:, one, None] > starts) * holds, axis=0)[first:][level == one]
     fits: npt.NDArray[np.bool_] = (np.minimum(np.minimum(bernstein, crowd), plan) <= capacity).all(axis=1)
     for place, count in enumerate(among[: max(_MANY - among[0], 0)].tolist()):
         if not fits[place]:
-            fits[place] = (_overflow(loads[:count], there[:count], holds[:count], capacity) <= risk).all()
+            chance = _overflow(loads[:count], there[:count], holds[:count], capacity)
+            fits[place] = (chance <= risks[place] + 1e-12).all()
     return fits
 
 
 def _overflow(
     loads: Sequence[Load], there: npt.NDArray[np.float64], holds: npt.NDArray[np.float64], capacity: int
 ) -> npt.NDArray[np.float64]:
-    """[times] chance that so few requests need more than the pool: the sum over everyone who may be there still.
+    """[times] chance that so few requests need more than the pool: a sum over who may be there still.
 
-    Of siblings all are there that are likelier to be than some number, the same for all, with the chance of `shared`;
-    else each is there or not by itself.
+    Siblings are a mixture: with a chance of `shared` all of a group compare their chance to be there with one random
+    number, else each with its own.
     """
     # [subsets, requests] who is in which subset.
     present = (np.arange(1 << len(loads))[:, None] >> np.arange(len(loads)) & 1).astype(bool)
@@ -180,7 +194,11 @@ def _overflow(
             most = np.where(inside, 0.0, its).max(axis=1)
             alone = shared * np.maximum(least - most, 0.0) + (1 - shared) * alone
         chance *= alone
-    over: npt.NDArray[np.float64] = (chance * (present @ holds > capacity)).sum(axis=0)
+    # One after the other, in the same order on every rank.
+    use = np.zeros_like(chance)
+    for place in range(len(loads)):
+        use += present[:, place, None] * holds[place]
+    over: npt.NDArray[np.float64] = (chance * (use > capacity)).sum(axis=0)
     return over
 
 

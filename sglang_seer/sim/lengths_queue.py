@@ -47,8 +47,7 @@ class LengthsQueue(StockQueue):
             # A step writes its drafts, too, before it is known which of them stay.
             free = instance.free_tokens - (len(running) + 1) * instance.most_draft_tokens
             capacity = math.floor(free) + held
-            risk = risk_of(len(running) + 1)
-            if candidate.kv_tokens >= free or not admit(running, [candidate], max(capacity, 1), risk=risk):
+            if candidate.kv_tokens >= free or not admit(running, [candidate], max(capacity, 1), risk=risk_of):
                 break
             self._buffer.take()
             instance.join(request, request.length_tokens, 0)

@@ -149,6 +149,15 @@ def test_random_rollouts_overflow_no_more_often_than_the_risk(requests: int, chu
     assert use > (0.25 if requests == 4 else 0.5)
 
 
+@pytest.mark.parametrize("requests", [10, 40])
+@pytest.mark.parametrize("risk", [0.15, 0.3])
+def test_a_higher_risk_is_kept_as_well(requests: int, risk: float) -> None:
+    """The bounds are at each time; over all of them together some more overflow."""
+    overflow, use, _ = fill(np.random.default_rng(requests), requests, None, risk=risk)
+    assert 0.3 * risk < overflow <= 1.6 * risk
+    assert use > 0.6
+
+
 def overflow_of_siblings(shared: float) -> float:
     """Share of overflows where whole groups of eight are admitted and prompts differ more than samples.
 
@@ -231,6 +240,28 @@ def test_short_responses_run_together_though_the_limit_is_long(monkeypatch: pyte
 
 def test_fewer_may_risk_more() -> None:
     assert [risk_of(requests, 2.0) for requests in (1, 2, 4, 200)] == [0.9, 0.9, 0.5, 0.01]
+    # However small: a quantile of 1 is none.
+    assert (
+        admit([exactly(10, 50)] * 20, [exactly(10, 50)], 10_000, risk=lambda requests: risk_of(requests, 1e-300)) == 1
+    )
+    for requests, stake in [(0, 1.0), (1, 0.0)]:
+        with pytest.raises(ValueError, match="risk_of: got"):
+            risk_of(requests, stake)
+
+
+def test_a_risk_that_falls_is_each_requests_own() -> None:
+    """Asked together or one by one, with a risk that depends on how many run."""
+
+    def asked(together: int) -> int:
+        running: list[Load] = []
+        while True:
+            waiting = [Load.of(50, LogNormal(5.3, 0.9, 0, 2048), reserve_tokens=34)] * together
+            admitted = admit(running, waiting, 3000, risk=risk_of)
+            running += waiting[:admitted]
+            if admitted < together:
+                return len(running)
+
+    assert asked(1) == asked(64) > 8
 
 
 def test_a_careless_risk_overflows() -> None:
