@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # A folder named bench beside an installed package need not be ours; ours holds the row format.
 MARK = "rows.py"
-NOT_COMMANDS = {"__init__", "jobs", "rows", "tools"}
+NOT_COMMANDS = {"__init__", "jobs", "paired", "rows", "tools"}
 
 
 def main(argv: Sequence[str], root: Path = ROOT) -> int:

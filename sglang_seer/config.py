@@ -30,8 +30,8 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     draft_depth: longest path of a draft tree, 1 to 63.
     starvation_limit: a request goes first once this many others were admitted while it waited.
     overflow_risk: chance, taken with each admission, that the KV pool overflows before somebody finishes, so that
-        requests are retracted, times the requests that run then: with 2.0, one in ten where twenty run, and nine in ten
-        at most. 0 keeps SGLang's own reserve. The controller's option of that name is the chance itself.
+        requests are retracted, times the requests that run then: with 1.0, one in twenty where twenty run, and nine in
+        ten at most. 0 keeps SGLang's own reserve. The controller's option of that name is the chance itself.
     chunk_tokens: after so many generated tokens a request makes room if a better one waits and cannot join besides; its
         KV stays in the prefix cache. 0 never; needs an overflow_risk above 0.
     draft_memory: after a weight update, let responses of the weights before serve as drafts for the same prompts.
@@ -47,7 +47,7 @@ class SeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     draft_nodes: int = 16
     draft_depth: int = 16
     starvation_limit: int = 4096
-    overflow_risk: float = 2.0
+    overflow_risk: float = 1.0
     chunk_tokens: int = 4096
     draft_memory: bool = False
     step_time_profile: str | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bench.rows import grid
 from bench.tables.results import Results
 
@@ -26,22 +28,21 @@ QUEUE = {
 
 def table(results: Results) -> str:
     """Counts, and of memory the process that grew most in the calm half."""
-    lines = [
-        [name, format(row["value"], digits)]
-        for metric, (name, digits) in WHAT.items()
-        for row in results.rows
-        if row["metric"] == metric
-    ]
     growth = [row["value"] for row in results.rows if row["metric"] == "memory_slope"]
-    lines.append([f"memory of {len(growth)} processes, MiB a minute, the most", f"{max(growth):.2f}"])
-    return grid(["", "seen"], lines)
+    return grid(
+        ["", "seen"],
+        [*_lines(results, WHAT), [f"memory of {len(growth)} processes, MiB a minute, the most", f"{max(growth):.2f}"]],
+    )
 
 
 def queue(results: Results) -> str:
-    lines = [
+    return grid([results.rows[0]["case"], "seen"], _lines(results, QUEUE))
+
+
+def _lines(results: Results, wanted: Mapping[str, tuple[str, str]]) -> list[list[str]]:
+    return [
         [name, format(row["value"], digits)]
-        for metric, (name, digits) in QUEUE.items()
+        for metric, (name, digits) in wanted.items()
         for row in results.rows
         if row["metric"] == metric
     ]
-    return grid([results.rows[0]["case"], "seen"], lines)

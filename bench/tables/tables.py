@@ -21,6 +21,7 @@ class Table:
 BENCH = "python -m sglang_seer bench"
 DRAFT = f"{BENCH} draft --data DIR --json FILE --plots DIR"
 BUS = f"{BENCH} bus --parts acceptance --data DIR --json FILE"
+TRAINING = "fcfs,lof,lpm,ngram,ngram-chain-4,ngram-chain-8,ngram-tree-8,divided,context,seer,drop-in,partial,observe"
 TABLES = {
     "demo": Table("demo_cpu.json", "./run demo --compare-bus none ipc redis --json FILE", demo.table),
     "demo-one-engine": Table("demo_one_engine_cpu.json", "./run demo --engines 1 --json FILE", demo.table),
@@ -31,12 +32,12 @@ TABLES = {
     ),
     "rollout-training": Table(
         "rollout_training_cpu.json",
-        f"{BENCH} rollout --workload training --systems SYSTEMS --json FILE",
+        f"{BENCH} rollout --workload training --systems {TRAINING} --json FILE",
         rollout.table,
     ),
     "rollout-scarce": Table(
         "rollout_scarce_cpu.json",
-        f"{BENCH} rollout --workload scarce --systems SYSTEMS --json FILE",
+        f"{BENCH} rollout --workload scarce --systems fcfs,ngram-chain-8,ngram-tree-8,seer,drop-in --json FILE",
         rollout.table,
     ),
     "grpo": Table(

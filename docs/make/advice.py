@@ -5,8 +5,7 @@ ENGINE = {
     "draft_nodes": "less where CUDA graphs of each width take too much memory; more for small batches of texts that resemble each other much",
     "draft_depth": "hardly ever; at most as long as whole passages that siblings share",
     "starvation_limit": "lower, if requests of others than rollouts share the engine",
-    "overflow_risk": "8 where the KV pool is not full although requests wait, and retractions are cheap; 0.5 where they are not; "
-    "0 for SGLang's own admission",
+    "overflow_risk": "higher where the KV pool is not full although requests wait, lower where retractions are dear; 0 for SGLang's own admission",
     "chunk_tokens": "0, if nothing shall ever be computed again; smaller for short responses in a small pool",
     "draft_memory": "for prompts that come again after each update, as in several epochs over few prompts",
     "step_time_profile": "to spare a fresh engine the first steps in which it learns",

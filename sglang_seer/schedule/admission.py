@@ -34,7 +34,7 @@ _BLOCK = 64
 # Fewer are no crowd: their sum is far from normal, and they have few combinations.
 _MANY = 8
 DEFAULT_RISK = 0.05
-DEFAULT_STAKE = 2.0
+DEFAULT_STAKE = 1.0
 _LEAST_RISK, _MOST_RISK = 1e-9, 0.9
 
 

@@ -46,7 +46,6 @@ COMMON_FLAGS = (
 TWO_RANKS = ("--tp-size", "2", "--disable-custom-all-reduce")
 RANK_CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
 # A careless engine has to retract: that is tested, too. Its chunks are short, so that requests yield.
-CAREFUL = ("--scheduler-policy", "seer", "--seer-config", '{"overflow_risk": 0.1}')
 CARELESS = ("--scheduler-policy", "seer", "--seer-config", '{"overflow_risk": 1000, "chunk_tokens": 32}')
 # More requests at a time than the pool can take to their ends. SGLang reserves more after a retraction and less again
 # over 600 steps; these samples are shorter than real ones by as much as 15 steps are.
@@ -73,8 +72,12 @@ SIDES = {
     "seer-hicache": ((*CARELESS, *HICACHE), {}),
     "stock-crowded": (CROWDED, {"SGLANG_SEER": "off", **BOLD_AGAIN}),
     "observe": ((*CROWDED, "--enable-metrics"), {"SGLANG_SEER": "observe", **BOLD_AGAIN}),
-    "seer-crowded": ((*CROWDED, *CAREFUL), BOLD_AGAIN),
-    "seer-careless": ((*CROWDED, *CARELESS), BOLD_AGAIN),
+    "seer-crowded": ((*CROWDED, "--scheduler-policy", "seer"), BOLD_AGAIN),
+    # Nobody yields in time: chunks are longer than these samples.
+    "seer-careless": (
+        (*CROWDED, "--scheduler-policy", "seer", "--seer-config", '{"overflow_risk": 1000}'),
+        BOLD_AGAIN,
+    ),
     # What a GPU would do, as far as a CPU can: Triton kernels through the interpreter, a few widths, each with its own
     # attention state. Graphs are what is missing.
     "as-on-gpu": (

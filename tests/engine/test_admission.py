@@ -36,14 +36,14 @@ def test_no_retractions_where_sglang_has_many(run: Run, engine_of: Callable[[str
     assert sum(map(len, wanted)) > 3.5 * CROWDED_POOL_TOKENS
     seen, retractions = run("seer-crowded")
     assert seen == wanted
-    # Ten times and more were measured; how requests happen to meet moves it.
-    assert 5 * retractions < stock_retractions
+    # Six to twelve times fewer were measured; how requests happen to meet moves it.
+    assert 3 * retractions < stock_retractions
     assert engine_of("seer-crowded").status()["counters"]["admissions_held_back"] > 0
 
 
 def test_a_careless_engine_retracts(run: Run) -> None:
-    """Negative control: the same rollout with almost any risk allowed. The strict ones are in tests/schedule."""
+    """Negative control: the same rollout with almost any risk allowed."""
+    wanted, stock_retractions = run("stock-crowded")
     seen, retractions = run("seer-careless")
-    assert seen == run("stock-crowded")[0]
-    assert retractions > 0
-    assert retractions >= run("seer-crowded")[1]
+    assert seen == wanted
+    assert retractions > stock_retractions
