@@ -214,6 +214,10 @@ def differences(seen: Run, wanted: Run) -> list[str]:
         ours = seen.answers[name]
         if tokens(ours) != tokens(theirs):
             found.append(f"{name}: tokens")
+            # Shown where a test fails: which samples, and the whole of both.
+            for number, (mine, stocks) in enumerate(zip(tokens(ours), tokens(theirs), strict=True)):
+                if mine != stocks:
+                    print(f"{name}, sample {number}: saw {mine}, wanted {stocks}")
             continue
         for key in ("text", "finish_reason", "output_token_logprobs", "output_top_logprobs"):
             pairs = [(part(mine, key), part(stocks, key)) for mine, stocks in zip(ours, theirs, strict=True)]
