@@ -123,10 +123,9 @@ class Stock:
         self._queues[instance.index].finished(request)
 
     def overflow(self, instance: Instance) -> None:
-        before = dict(instance.running)
-        tokens = {index: instance.tokens_of(request) for index, request in before.items()}
+        tokens = {index: instance.whole_tokens_of(request) for index, request in instance.running.items()}
         for request in self._queues[instance.index].retract():
-            self._counts.generated_tokens += int(tokens[request.index]) - request.joined_tokens
+            self._counts.generated_tokens += tokens[request.index] - request.joined_tokens
             self._counts.retractions += 1
 
     def failed(self, instance: Instance, orphans: Sequence[Request]) -> Changes:

@@ -79,6 +79,10 @@ class Instance:
         """Tokens that a running request has generated."""
         return min(self._counters[request.kind] - request.mark, request.target_tokens)
 
+    def whole_tokens_of(self, request: Request) -> int:
+        """Those that it keeps when it leaves."""
+        return math.floor(self.tokens_of(request) + _EPSILON)
+
     # -- changes of the batch ----------------------------------------------------------------------------------------
 
     def join(self, request: Request, target_tokens: int, kind: int) -> None:
@@ -91,8 +95,8 @@ class Instance:
         self._enter(request, float(request.tokens), kind)
 
     def leave(self, request: Request) -> int:
-        """Take a request out of the batch; returns the tokens made since it joined. Whole tokens are kept."""
-        made = math.floor(self.tokens_of(request) + _EPSILON)
+        """Take a request out of the batch; returns the tokens made since it joined."""
+        made = self.whole_tokens_of(request)
         self._exit(request)
         del self.running[request.index]
         request.tokens = made

@@ -142,9 +142,9 @@ class Arrivals:
         return sum(last_s > self._first_s.setdefault(rid, last_s) for rid, last_s in pulses.items())
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 60.0, every_s: float = 0.005) -> None:
     """Waits for a condition. Raises AssertionError where it does not come: a test that waits for ever says nothing."""
     started_s = time.monotonic()
     while not condition():
         assert time.monotonic() - started_s < timeout_s, "what the test waits for did not come"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(every_s)

@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -60,17 +61,27 @@ class MooncakeStore:
 
     def _wait_for(self, path: str) -> None:
         deadline_s = time.monotonic() + START_TIMEOUT_S
-        while not self._answers(path):
+        while not self._get(path):
             logs = [log.read_text(errors="replace")[-2000:] for log in self._folder.glob("mooncake-*.log")]
             assert time.monotonic() < deadline_s, f"{path} is not there after {START_TIMEOUT_S:.0f} s: {logs}"
             time.sleep(0.1)
 
-    def _answers(self, path: str) -> bool:
+    def _get(self, path: str) -> str:
+        """What the master says; nothing where it does not answer or does not have it."""
         try:
             with urllib.request.urlopen(f"http://{HOST}:{self._metrics}{path}", timeout=5) as answer:
-                return bool(answer.read().strip())
+                text: str = answer.read().decode()
+                return text.strip()
         except (urllib.error.URLError, OSError):
-            return False
+            return ""
+
+    def stored(self, hashes: Sequence[str]) -> bool:
+        """Whether the keys and values of these pages are there to be read, of one tensor rank."""
+        # <model>_<hash>_<rank>_<k or v>. A key that is still being written is listed, too.
+        names = {key.split("_")[-3]: key[:-1] for key in self._get("/get_all_keys").split() if key.endswith("_k")}
+        return all(
+            page in names and all(self._get(f"/query_key?key={names[page]}{part}") for part in "kv") for page in hashes
+        )
 
     def kill_master(self) -> None:
         self._master.kill()

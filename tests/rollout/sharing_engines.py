@@ -97,12 +97,11 @@ async def shared(
 
 
 @contextmanager
-def waiting_for_pages(folder: Path) -> Iterator[None]:
-    """Chunks that move start when their whole pages are in the folder, however long that takes the engine."""
+def waiting_for_pages(stored: Callable[[Sequence[str]], bool]) -> Iterator[None]:
+    """Chunks that move start when the store has their whole pages, however long that takes the engine.
 
-    def stored(keys: Sequence[str]) -> bool:
-        names = {path.name.split("_")[0] for path in folder.glob("*.bin")}
-        return names.issuperset(keys)
+    stored: whether the store has all pages of these hashes.
+    """
 
     async def until_stored(runner: ChunkRunner, request: Request) -> None:
         if request.chunks and request.chunks[-1].engine != request.engine:
@@ -111,7 +110,7 @@ def waiting_for_pages(folder: Path) -> Iterator[None]:
             whole = tokens[: (len(tokens) - 1) // PAGE * PAGE]
             seed = storage_namespace_seed(f"seer-weights-{runner.weight_version}", None)
             keys = get_hash_str(whole, seed, page_size=PAGE)
-            await until(lambda: stored(keys))
+            await until(lambda: stored(keys), every_s=0.1)
 
     with mock.patch.object(ChunkRunner, "_until_stored", until_stored):
         yield

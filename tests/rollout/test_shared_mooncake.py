@@ -22,6 +22,7 @@ from tests.rollout.sharing_engines import (
     prompts,
     shared,
     sharing_engines,
+    waiting_for_pages,
 )
 
 
@@ -49,8 +50,8 @@ async def test_chunks_that_move_and_engines_that_forgot_find_their_prefix(
     sharing: Sharing, problems: list[list[int]], whole: Answers
 ) -> None:
     version = fresh_version()
-    # What the store has cannot be seen from here: engines get time for it.
-    samples, rollout = await shared(sharing.engines, prompts(problems[:4]), version=version, store_s=5.0)
+    with waiting_for_pages(sharing.store.stored):
+        samples, rollout = await shared(sharing.engines, prompts(problems[:4]), version=version)
     assert_equal(samples, whole)
     assert rollout.counts.moved > 5
     assert max(map(computed_again, moved(samples))) <= PAGE
