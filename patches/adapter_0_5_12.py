@@ -87,11 +87,6 @@ def sanitize_nan_logits(_logits: torch.Tensor, _what: str) -> None:
     """This line does not look for broken logits here."""
 
 
-def ends_by_single_tokens(sampling_params: Any) -> bool:
-    """Whether SGLang may miss the end of a response inside an accepted run: it looks for strings at the run's end."""
-    return bool(sampling_params.stop_strs or sampling_params.stop_regex_strs)
-
-
 def verify_input(
     *, tokens: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, width: int, seq_lens: torch.Tensor
 ) -> NgramVerifyInput:

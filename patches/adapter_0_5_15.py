@@ -14,7 +14,6 @@ from sglang.srt.utils.async_probe import sanitize_nan_logits
 from sglang_seer.patches.adapter_older import *  # noqa: F403
 from sglang_seer.patches.spec_v2 import (
     SWAPS_WIDTHS,
-    ends_by_single_tokens,
     relay,
     step_result,
     take_batch,
@@ -24,7 +23,6 @@ from sglang_seer.patches.spec_v2 import (
 __all__ = [
     "SWAPS_WIDTHS",
     "assign_extend_cache_locs_func",
-    "ends_by_single_tokens",
     "get_parallel",
     "move_accept_tokens_to_target_kvcache",
     "record_stream_for_v2_verify",

@@ -16,7 +16,6 @@ from sglang.srt.utils.async_probe import sanitize_nan_logits
 
 from sglang_seer.patches.spec_v2 import (
     SWAPS_WIDTHS,
-    ends_by_single_tokens,
     relay,
     step_result,
     take_batch,
@@ -27,7 +26,6 @@ __all__ = [
     "SWAPS_WIDTHS",
     "assign_extend_cache_locs_func",
     "compute_spec_logprobs",
-    "ends_by_single_tokens",
     "get_parallel",
     "get_spec",
     "move_accept_tokens_to_target_kvcache",

@@ -123,6 +123,19 @@ PATCH_SET = PatchSet(
         ),
         Patch(
             Target(
+                "sglang.srt.managers.schedule_batch",
+                "Req.check_finished",
+                ("self", "new_accepted_len"),
+                "067b6cb81f37",
+            ),
+            "around",
+            "hooks:update_finish_state",
+            why="SGLang ends a response elsewhere when several tokens arrive at once: at the limit in place of an end "
+            "of text before it, and at stop strings only at the run's end",
+            until="this line is no longer supported",
+        ),
+        Patch(
+            Target(
                 "sglang.srt.managers.scheduler", "Scheduler.get_internal_state", ("self", "recv_req"), "b0def80bfddb"
             ),
             "after",

@@ -15,6 +15,7 @@ _SEEN: dict[str, Seen] = {
     "managers.scheduler.Scheduler.init_schedule_policy": "785f54dea5f8",
     "managers.scheduler.Scheduler.update_running_batch": "54ba9cd73be8",
     "managers.scheduler.Scheduler.process_batch_result": "d973c537fa7f",
+    "managers.schedule_batch.Req.update_finish_state": "5c62f60d59e3",
     "managers.scheduler.Scheduler.on_idle": "c4805771fab2",
     "managers.scheduler.Scheduler.flush_cache": "72d4cbb694ba",
     "managers.schedule_policy.PrefillAdder.add_one_req": "d9efff9b9ac5",

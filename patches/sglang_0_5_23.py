@@ -66,6 +66,19 @@ PATCH_SET = PatchSet(
             until="SGLang lets a plugin preempt without loss of KV",
         ),
         Patch(
+            Target(
+                "sglang.srt.managers.schedule_batch",
+                "Req.update_finish_state",
+                ("self", "new_accepted_len"),
+                "3f4fb44f0a61",
+            ),
+            "around",
+            "hooks:update_finish_state",
+            why="SGLang ends a response elsewhere when several tokens arrive at once: stop strings in the request's "
+            "order, or behind an end of text",
+            until="SGLang finds the first end inside an accepted run",
+        ),
+        Patch(
             Target(_SCHEDULER, "Scheduler.process_batch_result", ("self", "batch", "result"), "1194e86a7032"),
             "after",
             "hooks:process_batch_result",

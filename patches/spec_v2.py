@@ -16,11 +16,6 @@ def take_batch(worker: Any, batch: Any) -> None:
     """Complete what a worker gets: nothing is missing."""
 
 
-def ends_by_single_tokens(sampling_params: Any) -> bool:
-    """Whether SGLang may miss the end of a response inside an accepted run: it looks at every token of a run."""
-    return False
-
-
 def verify_input(
     *, tokens: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, width: int, seq_lens: torch.Tensor
 ) -> NgramVerifyInput:

@@ -17,6 +17,7 @@ from sglang_seer.context import ContextLengths, LengthModel
 from sglang_seer.draft.budget import tail_priorities
 from sglang_seer.engine import takeover
 from sglang_seer.engine.admission import Admission, adder_class
+from sglang_seer.engine.ends import end_inside_run
 from sglang_seer.engine.launch import ALGORITHM, POLICY, STOCK_POLICY, config_of
 from sglang_seer.engine.metrics import Metrics, labels_of
 from sglang_seer.engine.observer import Observer, would_refuse
@@ -301,6 +302,14 @@ def update_running_batch(original: Callable[[Any, Any], Any], scheduler: Any, ba
     # Nothing else is queued there.
     STATUS.counters["retractions"] += len(scheduler.waiting_queue) - waiting
     return result
+
+
+def update_finish_state(original: Callable[[Any, int], None], request: Any, new_accepted_len: int = 1) -> None:
+    """Around `Req.update_finish_state`: runs end where single tokens would."""
+    if _state is None or _state.observer is not None:
+        original(request, new_accepted_len)
+    else:
+        end_inside_run(original, request, new_accepted_len)
 
 
 def draft_priorities(requests: Sequence[Any]) -> npt.NDArray[np.float64]:

@@ -31,7 +31,7 @@ def plain_path_reason(request: Any) -> str | None:
         return "logit_bias"
     if request.custom_logit_processor:
         return "logit_processor"
-    return "stop_strings" if line.ends_by_single_tokens(parameters) else None
+    return None
 
 
 def apply_root_transforms(logits: torch.Tensor, batch: Any, width: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +46,40 @@ def rollout(limit: int = 120, more: dict[str, Any] | None = None, **sampling: An
     )
 
 
+# How a response ends. Where "taught" has shown how the same seeds go on behind the end of a text, drafts do, too.
+ENDS: list[dict[str, Any]] = [
+    # The text ends at 67 or about 110 tokens, and a run may reach the limit from before its end.
+    *({"max_new_tokens": limit} for limit in (68, 71, 76, 112, 118)),
+    # One token ends it, others behind it are in the same run.
+    {"stop_token_ids": [292, 294, 288], "max_new_tokens": 40},
+    # Of several the first in the text, not in the list.
+    {"stop": ["tens", "ones", "+"]},
+    {"stop": ["makes", "="], "stop_regex": ["[0-9]: "]},
+    {"stop_regex": ["tens", "o[mn]e", "[0-9]="], "max_new_tokens": 36},
+    # Nothing behind the end of a text counts.
+    {"stop": ["Plan: 9", "Plan: 8"]},
+    {"stop": ["Plan: "], "stop_token_ids": [263, 264, 265]},
+]
+
+
+def one_of_each_group(batch: Batch, changes: Sequence[dict[str, Any]]) -> Batch:
+    """The same sample of each group with each of these changes of its parameters."""
+    places = range(1, len(batch.input_ids), SAMPLES)
+    return Batch(
+        [batch.input_ids[place] for _ in changes for place in places],
+        [{**batch.sampling_params[place], **change} for change in changes for place in places],
+        batch.more,
+    )
+
+
 # Those without filters first: a finished request with a filter can still be in the next one's batch, which changes
 # the noise of stock SGLang's samples.
 ROLLOUTS = {
     "seeded": rollout(),
     "log-probabilities": rollout(more={"return_logprob": True, "top_logprobs_num": 3}, temperature=0.7),
     "stop strings": rollout(stop=["Then", "makes"]),
+    "taught": one_of_each_group(rollout(ignore_eos=True), [{}]),
+    "ends": one_of_each_group(rollout(more={"return_logprob": True}), ENDS),
     "top-p": rollout(top_p=0.9),
     "greedy": rollout(temperature=0.0),
 }
@@ -122,6 +150,11 @@ import sglang_seer.verify.walk as walk
 draw = walk.draw
 walk.draw = lambda logits, rows, positions: draw(logits, rows, positions + 1)
 """
+# SGLang judges accepted runs as a whole.
+WHOLE_RUNS = """
+import sglang_seer.engine.hooks as hooks
+hooks.end_inside_run = lambda check, request, run_tokens: check(request, run_tokens)
+"""
 CARELESS = {"overflow_risk": 1000, "chunk_tokens": 32}
 
 
@@ -146,6 +179,7 @@ MODES = {
     "drafts, no overlap": Mode(CARELESS, {"disable_overlap_schedule": True}),
     "token bus": Mode({"bus": "ipc://FOLDER/bus"}, {}),
     "wrong noise": Mode({}, {}, STEADY_CLOCK + WRONG_NOISE),
+    "whole runs": Mode({}, {}, STEADY_CLOCK + WHOLE_RUNS),
     "taken over": Mode(None, {"speculative_algorithm": "NGRAM", **BY_SLIME}, TAKE_OVER + STEADY_CLOCK, early=True),
 }
 COLUMNS = ("scheduling", "drafts", "drafts, no overlap", "token bus")
@@ -291,6 +325,13 @@ def test_a_verifier_with_the_wrong_noise_is_caught(run: Callable[[str, str], Run
     found = differences(run(line, "wrong noise"), run(line, "stock"))
     assert {"seeded: tokens", "top-p: tokens"} <= set(found)
     assert not [what for what in found if what.startswith("greedy")]
+
+
+@pytest.mark.parametrize("line", ENVIRONMENTS)
+def test_runs_that_sglang_judges_as_a_whole_end_elsewhere(run: Callable[[str, str], Run], line: str) -> None:
+    """Negative control; 0.5.12 looks for stop strings only at a run's end."""
+    found = set(differences(run(line, "whole runs"), run(line, "stock")))
+    assert {"ends: tokens"} <= found <= {"ends: tokens", "stop strings: tokens"}
 
 
 def table(seen: dict[str, dict[str, str]]) -> str:
