@@ -228,7 +228,9 @@ def _learn(known: SchedulerState, request: Any, drafts: Any) -> None:
         state.expected_tokens = known.lengths.expected_tokens(state.identity.group, state.identity.limit_tokens)
         if observer is not None:
             observer.joined(request, state)
-    tokens = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens + len(request.output_ids)
+    # Behind an end inside an accepted run there may be more.
+    made = len(request.output_ids) if request.finished_len is None else request.finished_len
+    tokens = len(request.origin_input_ids_unpadded) - state.identity.prompt_tokens + made
     if not request.finished():
         known.lengths.progress(state.identity.group, state.arrival, tokens)
         return

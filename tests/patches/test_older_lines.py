@@ -296,6 +296,9 @@ def test_what_was_exact_was_on(run: Callable[[str, str], Run], line: str) -> Non
         for counter in ("ordered", "finished", "yields", "yields_resumed"):
             assert status["counters"].get(counter, 0) > 0, counter
     assert drafts["counters"]["drafted"] > 0 and drafts["calls"]["verify"] > 0
+    # Lengths are learnt without what a run had behind a response's end.
+    answers = [answer for batch in run(line, "drafts").answers.values() for answer in batch]
+    assert drafts["counters"]["estimated_tokens"] == sum(len(answer["output_ids"]) for answer in answers)
 
 
 def test_ngram_is_taken_over_where_arguments_are_built_before_plugins_are_loaded(
