@@ -158,9 +158,13 @@ def _safe(
     margin = largest * (odds / 3)
     bernstein = expected + margin + np.sqrt(margin**2 + 2 * odds * variance)
     z = np.array([-NormalDist().inv_cdf(one) for one in risks.tolist()])[:, None]
+    deviation = np.sqrt(variance)
+    skew = third / np.maximum(variance, 1e-9)
+    # To the left the correction ends where it would make a quantile smaller than a lower one.
+    highest = np.where(skew < 0, np.maximum(3 * deviation / np.maximum(-skew, 1e-9), 1.0), np.inf)
+    z = np.minimum(z, highest)
     # A high risk asks for a quantile near the middle, where the correction would take off what a large block may need.
-    skewed = np.maximum(z * z - 1, 0.0) / 6 * third / np.maximum(variance, 1e-9)
-    crowd = expected + z * np.sqrt(variance) + skewed
+    crowd = expected + z * deviation + np.maximum(z * z - 1, 0.0) / 6 * skew
     crowd[among < _MANY] = np.inf
     level = np.searchsorted(LEVELS, 1 - risks / among - 1e-12)
     plan = np.empty_like(bernstein)

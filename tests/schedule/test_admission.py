@@ -111,6 +111,14 @@ def test_more_room_or_less_fear_admits_no_fewer(
     assert admitted <= admit(running, waiting, capacity, risk=0.2)
 
 
+def test_many_with_one_that_is_large_and_almost_surely_stays() -> None:
+    """It is there after a token with a chance of 0.98, and then they need 7 x 151 + 1150 = 2207."""
+    large = Load(1000, tuple(1.0 if level <= 0.02 else 150.0 for level in LEVELS))
+    crowd = [exactly(1, 200)] * 7
+    assert admit(crowd, [large], 2206, risk=0.05) == admit(crowd, [large], 2206, risk=0.2) == 0
+    assert admit(crowd, [large], 2207, risk=0.05) == 1
+
+
 def fill(rng: np.random.Generator, requests: int, chunk: int | None, risk: float) -> tuple[float, float, float]:
     """(overflow share, mean use of the pool at its peak, admitted) over random rollouts filled by `admit`.
 
