@@ -180,6 +180,7 @@ MODES = {
     "token bus": Mode({"bus": "ipc://FOLDER/bus"}, {}),
     "wrong noise": Mode({}, {}, STEADY_CLOCK + WRONG_NOISE),
     "whole runs": Mode({}, {}, STEADY_CLOCK + WHOLE_RUNS),
+    "observe": Mode(None, {}, "import os; os.environ['SGLANG_SEER'] = 'observe'"),
     "taken over": Mode(None, {"speculative_algorithm": "NGRAM", **BY_SLIME}, TAKE_OVER + STEADY_CLOCK, early=True),
 }
 COLUMNS = ("scheduling", "drafts", "drafts, no overlap", "token bus")
@@ -299,6 +300,20 @@ def test_what_was_exact_was_on(run: Callable[[str, str], Run], line: str) -> Non
     # Lengths are learnt without what a run had behind a response's end.
     answers = [answer for batch in run(line, "drafts").answers.values() for answer in batch]
     assert drafts["counters"]["estimated_tokens"] == sum(len(answer["output_ids"]) for answer in answers)
+
+
+@pytest.mark.parametrize("line", ENVIRONMENTS)
+def test_observe_watches_a_stock_engine(run: Callable[[str, str], Run], line: str) -> None:
+    watched = run(line, "observe")
+    assert differences(watched, run(line, "stock")) == []
+    status = watched.status
+    assert status is not None and (status["mode"], status["parts"]) == ("observe", [])
+    assert status["reasons"] == []
+    answers = [answer for batch in watched.answers.values() for answer in batch]
+    assert status["counters"]["estimated_tokens"] == sum(len(answer["output_ids"]) for answer in answers)
+    assert status["counters"]["finished"] == len(answers)
+    assert status["observed"]["responses"] > 0 and status["observed"]["timed_steps"] > 0
+    assert status["observed"]["would_refuse"] == []
 
 
 def test_ngram_is_taken_over_where_arguments_are_built_before_plugins_are_loaded(
