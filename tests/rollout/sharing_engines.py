@@ -79,12 +79,11 @@ async def shared(
     *,
     version: str,
     disturb: Callable[[RolloutController], Awaitable[None]] | None = None,
-    store_s: float = STORE_S,
 ) -> tuple[list[Sample], RolloutController]:
     """A rollout on both, with KV shared under the weights of that version. Every sample moves with each chunk."""
     # Engines that wait for a store stand still: no verdict on them.
     patience = RolloutConfig(poll_s=0.2, silent_s=60.0, health_s=60.0)
-    config = replace(patience, chunk_tokens=CHUNK_TOKENS, logprobs=True, shared_kv=True, store_s=store_s)
+    config = replace(patience, chunk_tokens=CHUNK_TOKENS, logprobs=True, shared_kv=True, store_s=STORE_S)
     async with RolloutController([engine.url for engine in engines], config=config) as rollout:
         rollout.new_weights(version)
         task = asyncio.create_task(disturb(rollout)) if disturb is not None else None
