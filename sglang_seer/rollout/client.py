@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 
 from sglang_seer.rollout.records import GenerateRequest, Generation, Load
+from sglang_seer.rollout.timing import within
 
 SHORT_CALL_S = 10.0
 # How long an engine may take to become idle when its caches are flushed.
@@ -38,7 +39,7 @@ class EngineClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "EngineClient":
-        # A rollout keeps every request open at once and for long: no limit on connections, no total time limit.
+        # A rollout keeps every request open at once and for long: no limit on connections; times are limited here.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_ALIVE_S)
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
         return self
@@ -135,12 +136,16 @@ class EngineClient:
             raise RuntimeError("EngineClient is an async context manager: use it in `async with`")
         url = self.base_url + path
         try:
-            timeout = aiohttp.ClientTimeout(total=timeout_s)
-            async with self._session.request(method, url, timeout=timeout, **options) as response:
-                if response.status != 200:
-                    text = await response.text(errors="replace")
-                    raise EngineError(f"{url}: status {response.status}: {text[:SHOWN_CHARACTERS]}")
-                return None if empty else await response.json()
+            return await within(self._answer(self._session, method, url, empty, options), timeout_s)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             # ValueError: the body of a status 200 is no JSON.
             raise EngineError(f"{url}: {type(error).__name__}: {error}") from error
+
+    async def _answer(
+        self, session: aiohttp.ClientSession, method: str, url: str, empty: bool, options: dict[str, Any]
+    ) -> Any:
+        async with session.request(method, url, **options) as response:
+            if response.status != 200:
+                text = await response.text(errors="replace")
+                raise EngineError(f"{url}: status {response.status}: {text[:SHOWN_CHARACTERS]}")
+            return None if empty else await response.json()

@@ -39,6 +39,7 @@ from sglang_seer.rollout.recorder import Recorder
 from sglang_seer.rollout.runner import ChunkRunner
 from sglang_seer.rollout.samples import Group, Prompt, Sample
 from sglang_seer.rollout.seams import Seams, Tokenizer
+from sglang_seer.rollout.timing import end
 
 Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
 Reward = Callable[[Sample], Awaitable[Any]]
@@ -227,7 +228,7 @@ class RolloutController:
             for task in helpers:
                 task.cancel()
             await self._abandon()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            await end(helpers)
             self._active = False
 
     async def _guard(self, work: Awaitable[None]) -> None:
@@ -244,10 +245,7 @@ class RolloutController:
         return self._undelivered < self.config.undelivered_samples
 
     async def _abandon(self) -> None:
-        rewards = list(self._rewards)
-        for task in rewards:
-            task.cancel()
-        await asyncio.gather(*rewards, return_exceptions=True)
+        await end(self._rewards)
         await self._runner.abandon()
 
     async def _feed(self, prompts: Prompts, done: Collection[tuple[str, int]], on_refused: OnRefused | None) -> None:
@@ -309,8 +307,7 @@ class RolloutController:
 
     async def _deadline(self, seconds: float, feeder: asyncio.Task[None]) -> None:
         await asyncio.sleep(seconds)
-        feeder.cancel()
-        await asyncio.gather(feeder, return_exceptions=True)
+        await end([feeder])
         self._fed = True
         self._stop(self._buffer.unfinished(), "deadline")
 

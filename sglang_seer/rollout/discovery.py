@@ -10,6 +10,7 @@ import aiohttp
 
 from sglang_seer.rollout.client import SHORT_CALL_S, EngineClient, EngineError, RolloutError
 from sglang_seer.rollout.seams import Tokenizer
+from sglang_seer.rollout.timing import within
 
 
 async def engines_of_router(url: str) -> list[str]:
@@ -19,19 +20,22 @@ async def engines_of_router(url: str) -> list[str]:
     Raises RolloutError where the router does not answer or has no workers.
     """
     base, said = url.rstrip("/"), []
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SHORT_CALL_S)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
         for path in ("/workers", "/list_workers"):
             try:
-                async with session.get(base + path) as response:
-                    if response.status != 200:
-                        said.append(f"{path}: status {response.status}")
-                        continue
-                    if workers := _workers(await response.json()):
-                        return workers
-                    said.append(f"{path}: no workers")
+                if workers := _workers(await within(_json(session, base + path), SHORT_CALL_S)):
+                    return workers
+                said.append(f"{path}: no workers")
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                said.append(f"{path}: {type(error).__name__}: {error}")
+                said.append(f"{path}: {str(error) or type(error).__name__}")
     raise RolloutError(f"router {base}: wanted its workers, saw {'; '.join(said)}")
+
+
+async def _json(session: aiohttp.ClientSession, url: str) -> object:
+    async with session.get(url) as response:
+        if response.status != 200:
+            raise ValueError(f"status {response.status}")
+        return await response.json()
 
 
 def _workers(answer: object) -> list[str]:

@@ -12,6 +12,7 @@ from sglang_seer.rollout.client import EngineError, RolloutError
 from sglang_seer.rollout.config import RolloutConfig
 from sglang_seer.rollout.link import EngineLink, mismatches
 from sglang_seer.rollout.recorder import Recorder
+from sglang_seer.rollout.timing import end
 from sglang_seer.rollout.watch import watch
 
 log = logging.getLogger(__name__)
@@ -56,9 +57,7 @@ class Fleet:
             self._watch(link)
 
     async def close(self) -> None:
-        for task in self._watchers.values():
-            task.cancel()
-        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+        await end(self._watchers.values())
         self._watchers.clear()
         await asyncio.gather(*(link.close() for link in self.links.values()))
         self.links.clear()

@@ -19,6 +19,7 @@ from sglang_seer.rollout.controller import RolloutController
 from sglang_seer.rollout.exact import plan
 from sglang_seer.rollout.listener import ChunkListener
 from sglang_seer.rollout.samples import Sample
+from sglang_seer.rollout.timing import end
 
 
 class RequestRollout(RolloutController):
@@ -43,8 +44,7 @@ class RequestRollout(RolloutController):
 
     async def _close(self) -> None:
         if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+            await end([self._loop])
         self._failed(RolloutError("the rollout was closed"))
         await super()._close()
 

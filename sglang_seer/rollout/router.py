@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from sglang_seer.rollout.client import EngineError, RolloutError
 from sglang_seer.rollout.controller import RolloutController
 from sglang_seer.rollout.discovery import engines_of_router
+from sglang_seer.rollout.timing import end
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,7 @@ async def following(router: str, rollout: RolloutController) -> AsyncIterator[No
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end([task])
 
 
 async def _follow(router: str, rollout: RolloutController) -> None:

@@ -16,6 +16,7 @@ from sglang_seer.rollout.passes import assignments
 from sglang_seer.rollout.recorder import Recorder
 from sglang_seer.rollout.samples import Chunk, Sample
 from sglang_seer.rollout.seams import Seams
+from sglang_seer.rollout.timing import end
 from sglang_seer.rollout.verdict import Verdict, judge
 
 
@@ -117,10 +118,7 @@ class ChunkRunner:
 
     async def abandon(self) -> None:
         """Breaks everything off and forgets it."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._tasks.values())
         for state in (self._tasks, self._begun, self._evicted):
             state.clear()
         for request in self._buffer.unfinished():

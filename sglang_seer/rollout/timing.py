@@ -1,12 +1,18 @@
-"""Waiting with a limit. `asyncio.wait_for` before Python 3.12 may lose a cancellation that comes with the result."""
+"""Waiting with a limit, and ending what runs, so that no cancellation is lost.
+
+`asyncio.wait_for` before Python 3.12 loses one that comes with the result; aiohttp's timers (3.14.5) lose one that
+comes in the turn of the event loop in which they run out.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# When a task that goes on although it was cancelled is told again; what it does at its end may take a while.
+TOLD_AGAIN_S = 10.0
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -29,9 +35,10 @@ async def until_set(event: asyncio.Event, seconds: float) -> None:
         task.cancel()
 
 
-async def within(work: Coroutine[Any, Any, T], seconds: float) -> T:
-    """The result of `work`. Raises TimeoutError, and ends `work`, after so many seconds."""
+async def within(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
+    """The result of `work`. Raises TimeoutError, and ends `work`, after so many seconds; None waits for it."""
     task = asyncio.ensure_future(work)
+    task.add_done_callback(_retrieve)
     try:
         done, _ = await asyncio.wait((task,), timeout=seconds)
     except asyncio.CancelledError:
@@ -41,3 +48,23 @@ async def within(work: Coroutine[Any, Any, T], seconds: float) -> T:
         task.cancel()
         raise TimeoutError(f"no answer after {seconds:g} s")
     return task.result()
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancels tasks and returns when they have ended, whatever with.
+
+    They may run what users bring, and libraries: one that swallows a cancellation is cancelled again.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        ended, left = await asyncio.wait(left, timeout=TOLD_AGAIN_S)
+        for task in ended:
+            _retrieve(task)
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """An exception that nobody asks for any more is not logged as forgotten."""
+    if not task.cancelled():
+        task.exception()

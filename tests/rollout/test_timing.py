@@ -1,0 +1,97 @@
+"""What is cancelled ends, whatever runs out at the same moment and whoever swallows it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from sglang_seer.rollout import RolloutController, timing
+from sglang_seer.rollout.client import EngineClient
+from sglang_seer.rollout.discovery import engines_of_router
+from sglang_seer.rollout.samples import Sample
+from tests.rollout.fleet_of_stubs import config, prompts, stubs
+
+
+async def cancelled_as_time_runs_out(task: asyncio.Task[object], limit_s: float) -> None:
+    """The turn of the event loop in which the limit of `task`, which begins now, runs out also cancels it."""
+    await asyncio.sleep(limit_s / 2)
+    asyncio.get_running_loop().call_later(limit_s * 0.6, task.cancel)
+    time.sleep(limit_s)
+    await asyncio.wait([task], timeout=60)
+
+
+async def test_a_call_is_cancelled_as_its_time_runs_out() -> None:
+    """aiohttp's own time limit loses the cancellation."""
+    async with stubs(1) as (engine,), EngineClient(engine.url) as client:
+        engine.behaviour.fault = "hang"
+        task: asyncio.Task[object] = asyncio.create_task(client.load(0.2))
+        await cancelled_as_time_runs_out(task, 0.2)
+        assert task.cancelled()
+
+
+async def test_so_is_a_look_at_a_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sglang_seer.rollout.discovery.SHORT_CALL_S", 0.2)
+    async with stubs(1) as (router,):
+        router.behaviour.fault = "hang"
+        task: asyncio.Task[object] = asyncio.create_task(engines_of_router(router.url))
+        await cancelled_as_time_runs_out(task, 0.2)
+        assert task.cancelled()
+
+
+async def test_a_task_that_swallows_a_cancellation_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "TOLD_AGAIN_S", 0.02)
+    told = []
+
+    async def deaf() -> None:
+        while len(told) < 3:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                told.append(len(told))
+
+    async def fails() -> None:
+        raise ValueError("it had failed before")
+
+    tasks = [asyncio.create_task(deaf()), asyncio.create_task(fails())]
+    await asyncio.sleep(0)
+    await asyncio.wait_for(timing.end(tasks), 60)
+    assert told == [0, 1, 2] and all(task.done() for task in tasks)
+
+
+async def test_a_rollout_can_be_left_while_a_reward_swallows_its_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "TOLD_AGAIN_S", 0.02)
+    begun = swallowed = 0
+
+    async def reward(sample: Sample) -> float:
+        nonlocal begun, swallowed
+        begun += 1
+        if begun == 1:
+            return 1.0
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            swallowed += 1
+        await asyncio.sleep(600)
+        return 0.0
+
+    async def leave_early() -> None:
+        async with stubs(1) as engines, RolloutController([engines[0].url], config=config()) as rollout:
+            async for _ in rollout.samples(prompts(2), reward=reward):
+                while begun < 2:
+                    await asyncio.sleep(0.01)
+                return
+
+    await asyncio.wait_for(leave_early(), 60)
+    assert swallowed > 0
+
+
+async def test_no_time_limit_waits() -> None:
+    async def later() -> int:
+        await asyncio.sleep(0.05)
+        return 3
+
+    assert await timing.within(later(), None) == 3
+    with pytest.raises(TimeoutError, match=r"no answer after 0\.01 s"):
+        await timing.within(later(), 0.01)
