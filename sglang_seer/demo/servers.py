@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from sglang_seer.demo import warm
+
 HOST = "127.0.0.1"
 HEALTH_POLL_S = 0.5
 STOP_TIMEOUT_S = 15.0
@@ -100,7 +102,9 @@ class Server:
         self.log = folder / f"{plan.label}.log"
         with self.log.open("wb") as log:
             # Started in the log's folder: no folder of ours shadows a package there.
-            self.process = subprocess.Popen(
+            self.process: subprocess.Popen[bytes] | warm.WarmProcess = warm.start(
+                plan.command, folder=folder, environment=environment(plan), log=log
+            ) or subprocess.Popen(
                 plan.command,
                 cwd=folder,
                 env=environment(plan),

@@ -14,6 +14,7 @@ import pytest
 from sglang_seer.demo.command import main
 from sglang_seer.demo.plan import STOCK, Side
 from sglang_seer.demo.servers import ServerPlan, environment
+from sglang_seer.demo.warm import WARM_ENV
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "tiny_reasoner" / "model"
@@ -101,8 +102,9 @@ def test_a_server_that_dies_at_its_start_is_explained(tmp_path: Path, capsys: py
     assert "stock.log" in error
 
 
-def test_an_interrupt_stops_the_server(tmp_path: Path) -> None:
+def test_an_interrupt_stops_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal comes as soon as the server's process is there, when its creation may not have returned yet."""
+    monkeypatch.delenv(WARM_ENV, raising=False)
     command = [sys.executable, "-m", "sglang_seer", "demo", *SMALL]
 
     def not_ignoring_interrupts() -> None:
