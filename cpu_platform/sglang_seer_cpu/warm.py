@@ -43,7 +43,11 @@ IMPORTS = (
     *("compressed_tensors.config", "gguf", "IPython.display", "xgrammar", "psutil"),
 )
 # Read by SGLang's own modules, by none, or set up in the fork: it may have others than this process has.
-FREE = re.compile(r"SGLANG_(?!PLATFORM$|SEER_CPU_(?!WARM$)).*|PYTHONPATH|PYTEST_.*|COLUMNS|LINES|PWD|OLDPWD|SHLVL|_")
+FREE = re.compile(
+    r"SGLANG_(?!PLATFORM$|SEER_CPU_(?!WARM$)).*|PYTHONPATH|PYTEST_.*|COLUMNS|LINES|PWD|OLDPWD|SHLVL|_"
+    # SGLang sets these where it is imported, also in a process that then starts engines.
+    r"|[A-Z_]+_CACHE_(DIR|PATH)|DG_JIT_.*|FLASHINFER_.*|TLLM_.*|TRITON_PTXAS_.*"
+)
 MOST_REQUEST_BYTES = 1 << 20
 
 
@@ -57,7 +61,7 @@ class Request:
         self.folder: str = content["folder"]
 
     def check(self, *own: Mapping[str, str]) -> None:
-        """Raises ValueError where a fork would not be what the command starts. own: environments as good as this one."""
+        """Raises ValueError where a fork would not be what the command starts. own: environments as good as ours."""
         head = [sys.executable, "-m", MODULE]
         if self.command[: len(head)] != head:
             raise ValueError(f"command: saw {self.command[: len(head)]}, wanted {head}")
