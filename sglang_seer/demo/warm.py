@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -14,6 +15,9 @@ from typing import IO
 # Names the socket of the warm process.
 WARM_ENV = "SGLANG_SEER_CPU_WARM"
 ANSWER_TIMEOUT_S = 30.0
+LOOK_S = 0.5
+# Of a process whose parent has ended before it.
+UNKNOWN_STATUS = 255
 
 
 class WarmProcess:
@@ -22,7 +26,7 @@ class WarmProcess:
     def __init__(self, connection: socket.socket, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self._connection = connection
+        self._connection: socket.socket | None = connection
 
     def poll(self) -> int | None:
         """Its status if it has ended, below 0 by a signal."""
@@ -30,19 +34,37 @@ class WarmProcess:
 
     def wait(self, timeout: float | None = None) -> int:
         """Its status. Raises subprocess.TimeoutExpired."""
-        status = self._status(timeout)
-        if status is None:
-            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        deadline_s = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while (status := self._status(min(max(deadline_s - time.monotonic(), 0.0), LOOK_S))) is None:
+            if time.monotonic() >= deadline_s:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
         return status
 
-    def _status(self, timeout_s: float | None) -> int | None:
-        if self.returncode is None and select.select([self._connection], [], [], timeout_s)[0]:
+    def _status(self, timeout_s: float) -> int | None:
+        if self.returncode is not None:
+            return self.returncode
+        if self._connection is not None:
+            if not select.select([self._connection], [], [], timeout_s)[0]:
+                return None
             line = _line(self._connection)
             self._connection.close()
-            if not line:
-                raise RuntimeError(f"the warm process that knows of process {self.pid} has ended")
-            self.returncode = int(json.loads(line)["status"])
+            self._connection = None
+            if line:
+                self.returncode = int(json.loads(line)["status"])
+                return self.returncode
+        # The warm process has ended, and nobody else learns the status.
+        if not _lives(self.pid):
+            self.returncode = UNKNOWN_STATUS
+        else:
+            time.sleep(timeout_s)
         return self.returncode
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def start(

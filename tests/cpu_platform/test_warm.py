@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -124,6 +125,21 @@ def test_other_commands_and_no_warm_process(tmp_path: Path, monkeypatch: pytest.
         assert warm.start([sys.executable], folder=tmp_path, environment=environment, log=log) is None
         monkeypatch.delenv(warm.WARM_ENV)
         assert warm.start([sys.executable], folder=tmp_path, environment=environment, log=log) is None
+
+
+def test_a_process_outlives_the_warm_one() -> None:
+    """Whether it lives is still known, not what it ends with."""
+    theirs, ours = socket.socketpair()
+    sleeper = subprocess.Popen(["sleep", "600"])
+    process = warm.WarmProcess(ours, sleeper.pid)
+    assert process.poll() is None
+    theirs.close()
+    assert process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired, match=f"process {sleeper.pid}"):
+        process.wait(0.1)
+    sleeper.kill()
+    assert process.wait(60) == process.poll() == warm.UNKNOWN_STATUS
+    sleeper.wait()
 
 
 def test_sglang_imports_by_itself_what_was_imported_for_it(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import tomllib
@@ -222,6 +223,11 @@ def check_setting(command: Command, place: Place) -> None:
     assert re.search(rf"\b{name}\b", (ROOT / "cpu_platform" / "README.md").read_text()) and value
 
 
+def check_warm(command: Command, place: Place) -> None:
+    _, _, module, socket, *end = command.words
+    assert find_spec(module) is not None and socket and end == ["&"], f"{command}: wanted the module, a socket and &"
+
+
 RUNS = "is run"
 MINUTES = "takes minutes: its parser takes the arguments; tests/bench runs the short form of each benchmark"
 PACKAGE = r"\S*python3? -m sglang_seer "
@@ -250,6 +256,7 @@ RULES = (
         "downloads a gigabyte, for another machine: the parser takes the arguments",
     ),
     Rule(r"pytest \S+", check_path, "measures for minutes: what it runs is there"),
+    Rule(r"python -m sglang_seer_cpu\.", check_warm, "runs until it is ended: tests/cpu_platform starts it"),
     Rule(r"export SGLANG_PLATFORM=", check_setting, "the fixture's engine runs with it"),
 )
 LAUNCH = re.compile(r"(python -m sglang\.launch_server|sglang serve) ")
