@@ -84,7 +84,38 @@ def _listing(folder: str) -> list[str]:
 
 def serve(path: str) -> Request:
     """Forks for each request; returns in the forks only, with what they are to run."""
-    own = (dict(os.environ), os.environ)
+    own = _preload()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is not listener:
+                _ended(selector, key)
+                continue
+            connection, _ = listener.accept()
+            request, log = _read(connection, own)
+            if request is None:
+                connection.close()
+            elif pid := os.fork():
+                os.close(log)
+                # Told when it ends, by the descriptor of the process.
+                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, connection))
+            else:
+                os.setsid()
+                # Only now: whoever knows its number may send signals to its group.
+                _tell(connection, {"pid": os.getpid()})
+                connection.close()
+                _close(selector)
+                _become(request, log)
+                return request
+
+
+def _preload() -> tuple[Mapping[str, str], ...]:
+    """Imports; gives the environments that an engine may have: as it was, and as it is now."""
+    before = dict(os.environ)
     set_environment_defaults()
     for name in IMPORTS:
         # Another SGLang may not need it, and not install it.
@@ -93,42 +124,26 @@ def serve(path: str) -> Request:
     # Its objects stay in pages that all forks share.
     gc.collect()
     gc.freeze()
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
-    listener.listen()
-    selector = selectors.DefaultSelector()
-    selector.register(listener, selectors.EVENT_READ)
-    children: dict[int, tuple[int, socket.socket]] = {}
-    while True:
-        for key, _ in selector.select():
-            if key.fileobj is not listener:
-                pid, connection = children.pop(key.fd)
-                selector.unregister(key.fd)
-                os.close(key.fd)
-                _tell(connection, {"status": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])})
-                connection.close()
-                continue
-            connection, _ = listener.accept()
-            request, log = _read(connection, own)
-            if request is None:
-                connection.close()
-                continue
-            pid = os.fork()
-            if not pid:
-                os.setsid()
-                # Only now: whoever knows its number may send signals to its group.
-                _tell(connection, {"pid": os.getpid()})
-                selector.close()
-                for open_file in (listener, connection, *(one for _, one in children.values())):
-                    open_file.close()
-                for descriptor in children:
-                    os.close(descriptor)
-                _become(request, log)
-                return request
-            os.close(log)
-            watched = os.pidfd_open(pid)
-            children[watched] = (pid, connection)
-            selector.register(watched, selectors.EVENT_READ)
+    return before, os.environ
+
+
+def _ended(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
+    pid, connection = key.data
+    selector.unregister(key.fd)
+    os.close(key.fd)
+    _tell(connection, {"status": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])})
+    connection.close()
+
+
+def _close(selector: selectors.BaseSelector) -> None:
+    """Nothing of what this process watches is the fork's."""
+    for key in selector.get_map().values():
+        if key.data is None:
+            key.fileobj.close()
+        else:
+            os.close(key.fd)
+            key.data[1].close()
+    selector.close()
 
 
 def _read(connection: socket.socket, own: Sequence[Mapping[str, str]]) -> tuple[Request | None, int]:
@@ -178,7 +193,6 @@ def _become(request: Request, log: int) -> None:
     site.execsitecustomize()
     # Forks would all draw the same: Python's own generator sees to itself.
     numpy.random.seed()
-    gc.unfreeze()
 
 
 def main() -> None:

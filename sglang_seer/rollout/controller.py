@@ -114,6 +114,7 @@ class RolloutController:
         )
         self._collector = ExitStack()
         self._drained = asyncio.Event()
+        self._helpers: list[asyncio.Task[None]] = []
         self._rewards: set[asyncio.Task[None]] = set()
         self._reward: Reward | None = None
         self._arrivals = 0
@@ -210,9 +211,9 @@ class RolloutController:
         self._out = asyncio.Queue()
         self._undelivered = 0
         feeder = asyncio.create_task(self._feed(prompts, done, on_refused))
-        helpers = [feeder, asyncio.create_task(self._guard(self._runner.run(self._may_start)))]
+        self._helpers = [feeder, asyncio.create_task(self._guard(self._runner.run(self._may_start)))]
         if deadline_s is not None:
-            helpers.append(asyncio.create_task(self._guard(self._deadline(deadline_s, feeder))))
+            self._helpers.append(asyncio.create_task(self._guard(self._deadline(deadline_s, feeder))))
         try:
             while not self._fed or len(self._buffer) or self._undelivered or self._rewards:
                 item = await self._out.get()
@@ -225,10 +226,7 @@ class RolloutController:
                         self._runner.wake.set()
                     yield item
         finally:
-            for task in helpers:
-                task.cancel()
             await self._abandon()
-            await end(helpers)
             self._active = False
 
     async def _guard(self, work: Awaitable[None]) -> None:
@@ -245,8 +243,10 @@ class RolloutController:
         return self._undelivered < self.config.undelivered_samples
 
     async def _abandon(self) -> None:
-        await end(self._rewards)
+        """Breaks off what runs; what starts others before them."""
+        await end(self._helpers)
         await self._runner.abandon()
+        await end(self._rewards)
 
     async def _feed(self, prompts: Prompts, done: Collection[tuple[str, int]], on_refused: OnRefused | None) -> None:
         await self._guard(self._submit_all(prompts, done, on_refused))

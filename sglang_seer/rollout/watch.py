@@ -25,12 +25,17 @@ async def watch(link: EngineLink, fleet: Fleet) -> None:
     """Runs until it is cancelled."""
     config = fleet.config
     while True:
-        if link.url not in fleet.buffer.up:
-            await _bring_back(link, fleet)
-        elif link.suspect.is_set():
-            await _examine(link, fleet)
-        else:
-            await _look(link, fleet)
+        try:
+            if link.url not in fleet.buffer.up:
+                await _bring_back(link, fleet)
+            elif link.suspect.is_set():
+                await _examine(link, fleet)
+            else:
+                await _look(link, fleet)
+        except Exception:
+            # Nobody waits for this task: an engine must not go unwatched in silence.
+            log.exception("a look at engine %s failed", link.url)
+            await asyncio.sleep(config.poll_s)
         await until_set(link.suspect, config.poll_s)
 
 

@@ -1,4 +1,4 @@
-"""What is cancelled ends, whatever runs out at the same moment and whoever swallows it."""
+"""Tasks end when they are cancelled, whatever runs out then and whoever swallows it, and not before."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sglang_seer.rollout import RolloutController, timing
 from sglang_seer.rollout.client import EngineClient
 from sglang_seer.rollout.discovery import engines_of_router
 from sglang_seer.rollout.samples import Sample
+from sglang_seer.rollout.timing import within
 from tests.rollout.fleet_of_stubs import config, prompts, stubs
 
 
@@ -56,7 +57,7 @@ async def test_a_task_that_swallows_a_cancellation_is_told_again(monkeypatch: py
 
     tasks = [asyncio.create_task(deaf()), asyncio.create_task(fails())]
     await asyncio.sleep(0)
-    await asyncio.wait_for(timing.end(tasks), 60)
+    await within(timing.end(tasks), 60)
     assert told == [0, 1, 2] and all(task.done() for task in tasks)
 
 
@@ -77,14 +78,41 @@ async def test_a_rollout_can_be_left_while_a_reward_swallows_its_cancellation(mo
         return 0.0
 
     async def leave_early() -> None:
+        before = asyncio.all_tasks()
         async with stubs(1) as engines, RolloutController([engines[0].url], config=config()) as rollout:
-            async for _ in rollout.samples(prompts(2), reward=reward):
+            samples = rollout.samples(prompts(20), reward=reward)
+            async for _ in samples:
                 while begun < 2:
                     await asyncio.sleep(0.01)
-                return
+                break
+        # Also of a generator that nobody has closed.
+        assert asyncio.all_tasks() - before == set()
+        await samples.aclose()
 
-    await asyncio.wait_for(leave_early(), 60)
+    await within(leave_early(), 60)
     assert swallowed > 0
+
+
+async def test_a_look_at_an_engine_that_fails_is_said_and_not_the_last(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stubs(1) as (engine,), RolloutController([engine.url], config=config()) as rollout:
+        looks = 0
+
+        async def load() -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                raise ValueError("made up")
+
+        monkeypatch.setattr(rollout.links[engine.url], "load", load)
+
+        async def third_look() -> None:
+            while looks < 3:
+                await asyncio.sleep(0.01)
+
+        await within(third_look(), 60)
+    assert f"a look at engine {engine.url} failed" in caplog.text and "ValueError: made up" in caplog.text
 
 
 async def test_no_time_limit_waits() -> None:
@@ -92,6 +120,6 @@ async def test_no_time_limit_waits() -> None:
         await asyncio.sleep(0.05)
         return 3
 
-    assert await timing.within(later(), None) == 3
+    assert await within(later(), None) == 3
     with pytest.raises(TimeoutError, match=r"no answer after 0\.01 s"):
-        await timing.within(later(), 0.01)
+        await within(later(), 0.01)
