@@ -57,4 +57,5 @@ ENVIRONMENT = {
     "SGLANG_SEER_CONFIG": "As `--seer-config`: a .json or .toml file, or inline JSON.",
     "SGLANG_SEER_ALLOW_UNTESTED": "`1` tries versions of SGLang, veRL and slime that were not tested; of SGLang only signatures are checked then.",
     "SGLANG_SEER_KERNELS": "`triton` or `reference`, to look for a fault; else Triton on a GPU, the torch references on a CPU.",
+    "SGLANG_SEER_CPU_WARM": "The socket of a process that the engines of the demo and of benchmarks are forked from on a CPU (README of sglang-seer-cpu).",
 }  # fmt: skip

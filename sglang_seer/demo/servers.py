@@ -10,11 +10,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from sglang_seer.demo import warm
 
@@ -94,6 +95,21 @@ def environment(plan: ServerPlan) -> dict[str, str]:
     return {**ours, **plan.environment}
 
 
+def start(
+    command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: IO[bytes]
+) -> subprocess.Popen[bytes] | warm.WarmProcess:
+    """A process in a group of its own, by a warm process where one is there; `log` takes what it says."""
+    return warm.start(command, folder=folder, environment=environment, log=log) or subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
 class Server:
     """One running server in its own process group; made by `serve`."""
 
@@ -102,17 +118,7 @@ class Server:
         self.log = folder / f"{plan.label}.log"
         with self.log.open("wb") as log:
             # Started in the log's folder: no folder of ours shadows a package there.
-            self.process: subprocess.Popen[bytes] | warm.WarmProcess = warm.start(
-                plan.command, folder=folder, environment=environment(plan), log=log
-            ) or subprocess.Popen(
-                plan.command,
-                cwd=folder,
-                env=environment(plan),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self.process = start(plan.command, folder=folder, environment=environment(plan), log=log)
 
     def wait_until_ready(self, timeout_s: float) -> float:
         """Seconds until the server answered /health. Raises ServerError where it died or `timeout_s` has passed."""

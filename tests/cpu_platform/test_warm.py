@@ -27,7 +27,10 @@ FLAGS = ("--skip-tokenizer-init", "--log-level", "warning", "--sleep-on-idle")
 
 @pytest.fixture(scope="module")
 def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Of a warm process."""
+    """Of a warm process: that of the whole run, or our own."""
+    if there := os.environ.get(warm.WARM_ENV):
+        yield Path(there)
+        return
     path = tmp_path_factory.mktemp("warm") / "socket"
     command = [sys.executable, "-m", "sglang_seer_cpu.warm", str(path)]
     process = subprocess.Popen(command, cwd=path.parent, env={**os.environ, **shared_environment()})

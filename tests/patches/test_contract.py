@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from sglang_seer.demo.plan import shared_environment
+from sglang_seer.demo.servers import start
 from sglang_seer.patches import lines
 from sglang_seer.patches.contract import Target, drift, fingerprint_of, locate, parameters_of
 from sglang_seer.patches.ledger import PatchSet, on_another_line
@@ -221,10 +224,16 @@ def launch(path: Path, *flags: str, **environment: str) -> subprocess.CompletedP
     """Start the real launcher; a refusal comes before any model is read, so none is needed."""
     command = [sys.executable, "-m", "sglang.launch_server", "--model-path", "/nonexistent/model", *flags]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SGLANG_SEER")}
-    given = {"PYTHONPATH": str(path), "SGLANG_PLATFORM": "seer_cpu", **environment}
-    return subprocess.run(
-        command, env={**inherited, **given}, cwd=path, capture_output=True, text=True, timeout=240, check=False
-    )
+    given = {"PYTHONPATH": str(path), **shared_environment(), **environment}
+    said = path / "said.txt"
+    with said.open("wb") as log:
+        process = start(command, folder=path, environment={**inherited, **given}, log=log)
+    try:
+        status = process.wait(240)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(command, status, stderr=said.read_text())
 
 
 def test_a_renamed_target_stops_the_launcher_with_every_reason(drifted_sglang: Path) -> None:
