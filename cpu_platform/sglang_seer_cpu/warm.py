@@ -4,10 +4,12 @@
 
 Importing SGLang costs an engine half a minute of one core, four fifths of it for torch, transformers and their like.
 This process pays those once; each engine is a fork of it that then runs `sglang.launch_server` from its first line, as
-a new interpreter would: SGLang itself, its platform and its plugins are imported in the fork.
+a new interpreter would: SGLang itself, its platform and its plugins are imported in the fork. What it keeps of this
+process: the secret of str hashes, limits, umask and priority.
 
 One request a connection to SOCKET: a JSON line {"command", "environment", "folder"} and the descriptor of the log. The
-answers are lines, too: {"pid"}, and {"status"} when that process has ended; or {"refused"}, and why.
+answers are lines, too: {"pid"}, which is answered by a byte, and {"status"} when that process has ended; or
+{"refused"}, and why.
 """
 
 from __future__ import annotations
@@ -44,11 +46,13 @@ IMPORTS = (
 )
 # Read by SGLang's own modules, by none, or set up in the fork: it may have others than this process has.
 FREE = re.compile(
-    r"SGLANG_(?!PLATFORM$|SEER_CPU_(?!WARM$)).*|PYTHONPATH|PYTEST_.*|COLUMNS|LINES|PWD|OLDPWD|SHLVL|_"
+    r"SGLANG_(?!PLATFORM$|SEER_CPU_(?!WARM$)).*|PYTHONPATH|PYTHONUNBUFFERED|PYTEST_.*|COLUMNS|LINES|PWD|OLDPWD|SHLVL|_"
     # SGLang sets these where it is imported, also in a process that then starts engines.
     r"|[A-Z_]+_CACHE_(DIR|PATH)|DG_JIT_.*|FLASHINFER_.*|TLLM_.*|TRITON_PTXAS_.*"
 )
 MOST_REQUEST_BYTES = 1 << 20
+# Others wait meanwhile.
+REQUEST_TIMEOUT_S = 20.0
 
 
 class Request:
@@ -85,6 +89,8 @@ def _listing(folder: str) -> list[str]:
 def serve(path: str) -> Request:
     """Forks for each request; returns in the forks only, with what they are to run."""
     own = _preload()
+    # Left behind by another one.
+    Path(path).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()
@@ -96,6 +102,7 @@ def serve(path: str) -> Request:
                 _ended(selector, key)
                 continue
             connection, _ = listener.accept()
+            connection.settimeout(REQUEST_TIMEOUT_S)
             request, log = _read(connection, own)
             if request is None:
                 connection.close()
@@ -107,6 +114,8 @@ def serve(path: str) -> Request:
                 os.setsid()
                 # Only now: whoever knows its number may send signals to its group.
                 _tell(connection, {"pid": os.getpid()})
+                if not _is_wanted(connection):
+                    os._exit(1)
                 connection.close()
                 _close(selector)
                 _become(request, log)
@@ -169,6 +178,14 @@ def _tell(connection: socket.socket, content: dict[str, object]) -> None:
     # Who asked may be gone.
     with contextlib.suppress(OSError):
         connection.sendall(json.dumps(content).encode() + b"\n")
+
+
+def _is_wanted(connection: socket.socket) -> bool:
+    """Who asked and has given up meanwhile may have started another one."""
+    try:
+        return bool(connection.recv(1))
+    except OSError:
+        return False
 
 
 def _become(request: Request, log: int) -> None:

@@ -14,7 +14,8 @@ from typing import IO
 
 # Names the socket of the warm process.
 WARM_ENV = "SGLANG_SEER_CPU_WARM"
-ANSWER_TIMEOUT_S = 30.0
+# A fork answers at once, but on a machine that stands still for a while.
+ANSWER_TIMEOUT_S = 120.0
 LOOK_S = 0.5
 # Of a process whose parent has ended before it.
 UNKNOWN_STATUS = 255
@@ -44,7 +45,9 @@ class WarmProcess:
         if self.returncode is not None:
             return self.returncode
         if self._connection is not None:
-            if not select.select([self._connection], [], [], timeout_s)[0]:
+            waiting = select.poll()
+            waiting.register(self._connection, select.POLLIN)
+            if not waiting.poll(1000 * timeout_s):
                 return None
             line = _line(self._connection)
             self._connection.close()
@@ -63,7 +66,7 @@ class WarmProcess:
 def _lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -83,7 +86,9 @@ def start(
         sent = socket.send_fds(connection, [data], [log.fileno()])
         connection.sendall(data[sent:])
         answer = json.loads(_line(connection) or b"{}")
-    except OSError:
+        # It waits for that: who gives up before has no engine that nobody knows of.
+        connection.sendall(b"\n")
+    except (OSError, ValueError):
         # Not there yet, or not any more.
         answer = {}
     if "pid" not in answer:

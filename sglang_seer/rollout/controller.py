@@ -114,6 +114,7 @@ class RolloutController:
         )
         self._collector = ExitStack()
         self._drained = asyncio.Event()
+        self._leaving = asyncio.Lock()
         self._helpers: list[asyncio.Task[None]] = []
         self._rewards: set[asyncio.Task[None]] = set()
         self._reward: Reward | None = None
@@ -243,10 +244,12 @@ class RolloutController:
         return self._undelivered < self.config.undelivered_samples
 
     async def _abandon(self) -> None:
-        """Breaks off what runs; what starts others before them."""
-        await end(self._helpers)
-        await self._runner.abandon()
-        await end(self._rewards)
+        """Breaks off what runs, then what that has begun meanwhile."""
+        # One at a time, as a generator that is dropped closes beside its controller: each task is cancelled once.
+        async with self._leaving:
+            await asyncio.gather(end(self._helpers), self._runner.abandon())
+            await self._runner.abandon()
+            await end(self._rewards)
 
     async def _feed(self, prompts: Prompts, done: Collection[tuple[str, int]], on_refused: OnRefused | None) -> None:
         await self._guard(self._submit_all(prompts, done, on_refused))
@@ -372,7 +375,9 @@ class RolloutController:
 
     async def _rewarded(self, sample: Sample, reward: Reward) -> None:
         sample.reward = await reward(sample)
-        self._deliver(sample)
+        # Of a reward that swallowed its cancellation nobody knows what it says.
+        if not self._leaving.locked():
+            self._deliver(sample)
 
     def _deliver(self, sample: Sample) -> None:
         if self._journal is not None:

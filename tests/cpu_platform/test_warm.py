@@ -25,20 +25,32 @@ START_TIMEOUT_S = 240.0
 FLAGS = ("--skip-tokenizer-init", "--log-level", "warning", "--sleep-on-idle")
 
 
+def wait_for(path: Path) -> None:
+    """Until somebody listens there."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(str(path))
+            except OSError:
+                assert time.monotonic() < deadline, f"nobody listens at {path}"
+            else:
+                return
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
 def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Of a warm process: that of the whole run, or our own."""
     if there := os.environ.get(warm.WARM_ENV):
+        wait_for(Path(there))
         yield Path(there)
         return
     path = tmp_path_factory.mktemp("warm") / "socket"
     command = [sys.executable, "-m", "sglang_seer_cpu.warm", str(path)]
     process = subprocess.Popen(command, cwd=path.parent, env={**os.environ, **shared_environment()})
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not path.exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_for(path)
         yield path
     finally:
         process.terminate()

@@ -230,7 +230,7 @@ def launch(path: Path, *flags: str, **environment: str) -> subprocess.CompletedP
         process = start(command, folder=path, environment={**inherited, **given}, log=log)
     try:
         status = process.wait(240)
-    except subprocess.TimeoutExpired:
+    except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return subprocess.CompletedProcess(command, status, stderr=said.read_text())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 
 from sglang_seer.rollout import RolloutController, timing
 from sglang_seer.rollout.client import EngineClient
 from sglang_seer.rollout.discovery import engines_of_router
-from sglang_seer.rollout.samples import Sample
+from sglang_seer.rollout.samples import Prompt, Sample
 from sglang_seer.rollout.timing import within
 from tests.rollout.fleet_of_stubs import config, prompts, stubs
 
@@ -91,6 +92,51 @@ async def test_a_rollout_can_be_left_while_a_reward_swallows_its_cancellation(mo
 
     await within(leave_early(), 60)
     assert swallowed > 0
+
+
+async def test_a_source_of_prompts_is_told_once() -> None:
+    """The dropped generator closes beside its controller; what the source does at its end is not cut short."""
+    cleaned = []
+
+    async def source() -> AsyncIterator[Prompt]:
+        try:
+            for prompt in prompts(20):
+                yield prompt
+            await asyncio.sleep(600)
+        finally:
+            await asyncio.sleep(0.1)
+            cleaned.append(True)
+
+    async with stubs(1) as engines, RolloutController([engines[0].url], config=config()) as rollout:
+        async for _ in rollout.samples(source()):
+            break
+    assert cleaned == [True]
+
+
+async def test_a_reward_that_answers_its_cancellation_is_not_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, delivered = asyncio.Event(), []
+
+    async def reward(sample: Sample) -> float:
+        try:
+            if (sample.group, sample.sample) != ("g0", 0):
+                began.set()
+                await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            return -1.0
+        return 1.0
+
+    async with stubs(1) as engines, RolloutController([engines[0].url], config=config()) as rollout:
+        deliver = rollout._deliver
+
+        def seen(sample: Sample) -> None:
+            delivered.append(sample.reward)
+            deliver(sample)
+
+        monkeypatch.setattr(rollout, "_deliver", seen)
+        async for _ in rollout.samples(prompts(1), reward=reward):
+            await within(began.wait(), 60)
+            break
+    assert delivered == [1.0]
 
 
 async def test_a_look_at_an_engine_that_fails_is_said_and_not_the_last(
