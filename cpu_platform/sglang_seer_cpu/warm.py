@@ -2,10 +2,10 @@
 
     python -m sglang_seer_cpu.warm SOCKET
 
-Importing SGLang costs an engine half a minute of one core, four fifths of it for torch, transformers and their like.
-This process pays those once; each engine is a fork of it that then runs `sglang.launch_server` from its first line, as
-a new interpreter would: SGLang itself, its platform and its plugins are imported in the fork. What it keeps of this
-process: the secret of str hashes, limits, umask and priority.
+Most of an engine's start is importing, and most of that torch, transformers and their like. This process pays those
+once; each engine is a fork of it that then runs `sglang.launch_server` from its first line, as a new interpreter would:
+SGLang itself, its platform and its plugins are imported in the fork. What it keeps of this process: the secret of str
+hashes, limits, umask and priority.
 
 One request a connection to SOCKET: a JSON line {"command", "environment", "folder"} and the descriptor of the log. The
 answers are lines, too: {"pid"}, which is answered by a byte, and {"status"} when that process has ended; or
@@ -33,7 +33,7 @@ from typing import Any
 from sglang_seer_cpu.environment import set_environment_defaults
 
 MODULE = "sglang.launch_server"
-# What takes a tenth of a second or more, and nothing that SGLang would not import by itself.
+# What takes longest, and nothing that SGLang would not import by itself.
 IMPORTS = (
     *("torch", "numpy", "triton", "torch._functorch.aot_autograd", "transformers", "transformers.activations"),
     *(

@@ -32,8 +32,9 @@ async def watch(link: EngineLink, fleet: Fleet) -> None:
                 await _examine(link, fleet)
             else:
                 await _look(link, fleet)
-        except Exception:
+        except Exception as error:
             # Nobody waits for this task: an engine must not go unwatched in silence.
+            link.last_error = f"{type(error).__name__}: {error}"
             log.exception("a look at engine %s failed", link.url)
             await asyncio.sleep(config.poll_s)
         await until_set(link.suspect, config.poll_s)

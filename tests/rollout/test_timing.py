@@ -158,6 +158,7 @@ async def test_a_look_at_an_engine_that_fails_is_said_and_not_the_last(
                 await asyncio.sleep(0.01)
 
         await within(third_look(), 60)
+        assert rollout.links[engine.url].last_error == "ValueError: made up"
     assert f"a look at engine {engine.url} failed" in caplog.text and "ValueError: made up" in caplog.text
 
 
