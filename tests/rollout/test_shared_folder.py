@@ -46,9 +46,12 @@ class Sharing:
 @pytest.fixture(scope="module")
 def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sharing]:
     folder = tmp_path_factory.mktemp("sharing")
-    variables = {"SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": str(folder / "kv")}
+    # SGLang ends where another engine makes it between its look and its mkdir.
+    pages = folder / "kv"
+    pages.mkdir()
+    variables = {"SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR": str(pages)}
     with sharing_engines(folder, "file", {"prefetch_timeout_base": 30}, variables) as engines:
-        yield Sharing(engines, folder / "kv")
+        yield Sharing(engines, pages)
 
 
 @pytest.fixture
