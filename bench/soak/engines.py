@@ -46,7 +46,8 @@ def faults_in(logs: Iterable[Path]) -> list[str]:
         lines = log.read_text(errors="replace").splitlines()
         for number, line in enumerate(lines):
             # SGLang calls itself at its start, sometimes before it listens: it logs the failure and goes on.
-            if FAULTS.search(line) and not any("/freeze_gc" in later for later in lines[number : number + 70]):
+            around = lines[max(number - 1, 0) : number + 70]
+            if FAULTS.search(line) and not any("freeze_gc" in near for near in around):
                 raised = next((later for later in lines[number + 1 :] if RAISED.match(later)), "")
                 found.append(f"{log.name}, line {number + 1} of {len(lines)}: {line[:200]} {raised[:300]}".rstrip())
     return found

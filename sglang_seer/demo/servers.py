@@ -23,9 +23,9 @@ HOST = "127.0.0.1"
 HEALTH_POLL_S = 0.5
 STOP_TIMEOUT_S = 15.0
 SHOWN_LOG_LINES = 25
-# Below those that Linux gives to outgoing connections (32768 on): SGLang listens half a minute after its start, and no
-# connection may take the port meanwhile.
-PORTS = range(20000, 32768)
+# SGLang listens some time after its start, and nothing may take the port meanwhile: below those that Linux gives to
+# outgoing connections (32768 on), and below those of which engines take one for torch.distributed (22000 to 29999).
+PORTS = range(10000, 22000)
 # The last line of a traceback.
 RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 
@@ -55,8 +55,15 @@ class ServerPlan:
         return [sys.executable, "-m", "sglang.launch_server", *place, *self.flags]
 
 
+# Whoever got one may not listen there yet.
+_given: set[int] = set()
+
+
 def pick_port(wanted: int | None) -> int:
-    """`wanted` if nobody listens there, or any free port. Raises ValueError for a port that is in use or is none."""
+    """`wanted` if nobody listens there, or a free port that was not given before in this process.
+
+    Raises ValueError for a port that is in use or is none.
+    """
     if wanted is not None:
         _bind(wanted)
         return wanted
@@ -65,7 +72,9 @@ def pick_port(wanted: int | None) -> int:
             _bind(port)
         except ValueError:
             continue
-        return port
+        if port not in _given:
+            _given.add(port)
+            return port
     raise ValueError(f"wanted a free port on {HOST}; 100 from {PORTS.start} to {PORTS.stop - 1} are in use")
 
 
@@ -81,12 +90,7 @@ def _bind(port: int) -> None:
 
 def pick_ports(first: int | None, count: int) -> list[int]:
     """`count` free ports, from `first` on if it is given. Raises ValueError where one is in use."""
-    ports: list[int] = []
-    while len(ports) < count:
-        port = pick_port(None if first is None else first + len(ports))
-        if port not in ports:
-            ports.append(port)
-    return ports
+    return [pick_port(None if first is None else first + number) for number in range(count)]
 
 
 def environment(plan: ServerPlan) -> dict[str, str]:

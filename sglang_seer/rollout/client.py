@@ -7,15 +7,13 @@ from typing import Any
 import aiohttp
 
 from sglang_seer.rollout.records import GenerateRequest, Generation, Load
-from sglang_seer.rollout.timing import within
+from sglang_seer.rollout.timing import KEPT_ALIVE_S, within
 
 SHORT_CALL_S = 10.0
 # How long an engine may take to become idle when its caches are flushed.
 FLUSH_IDLE_S = 30.0
 # A store in a folder removes page after page.
 CLEAR_S = 120.0
-# SGLang closes connections that were idle for 5 s; a call sent at that moment would break.
-KEPT_ALIVE_S = 2.0
 SHOWN_CHARACTERS = 500
 
 

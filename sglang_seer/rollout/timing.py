@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 # When a task that goes on although it was cancelled is told again; what it does at its end may take a while.
 TOLD_AGAIN_S = 10.0
+# SGLang closes connections that were idle for 5 s; a call sent at that moment would break.
+KEPT_ALIVE_S = 2.0
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
-from sglang_seer.rollout.timing import within
+from sglang_seer.rollout.timing import KEPT_ALIVE_S, within
 
 MOST_HEAD_BYTES = 65_536
 MOST_ERROR_BYTES = 4_096
@@ -189,7 +189,8 @@ class Wire:
         self._path = parts.path.rstrip("/")
         self._host_line = parts.netloc.rsplit("@", 1)[-1]
         self._connect_timeout_s = connect_timeout_s
-        self._idle: list[_Connection] = []
+        # With the time since when.
+        self._idle: list[tuple[_Connection, float]] = []
         self._open: set[_Connection] = set()
 
     async def post(self, path: str, body: bytes, on_data: OnData) -> None:
@@ -207,16 +208,18 @@ class Wire:
             await connection.send(head.encode() + body, on_data)
         finally:
             if connection.usable:
-                self._idle.append(connection)
+                self._idle.append((connection, asyncio.get_running_loop().time()))
             else:
                 connection.close()
                 self._open.discard(connection)
 
     def _kept(self) -> _Connection | None:
+        oldest_s = asyncio.get_running_loop().time() - KEPT_ALIVE_S
         while self._idle:
-            connection = self._idle.pop()
-            if connection.usable:
+            connection, since_s = self._idle.pop()
+            if connection.usable and since_s > oldest_s:
                 return connection
+            connection.close()
             self._open.discard(connection)
         return None
 

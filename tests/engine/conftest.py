@@ -113,6 +113,8 @@ CUSTOMIZED = {
     "seer": STEADY_CLOCK,
     "seer-page16": STEADY_CLOCK,
     "seer-tp2": STEADY_CLOCK,
+    "seer-crowded": STEADY_CLOCK,
+    "seer-careless": STEADY_CLOCK,
     "ipc": STEADY_CLOCK,
     "mutant": MUTANT,
     "as-on-gpu": FEW_WIDTHS + STEADY_CLOCK,

@@ -93,9 +93,9 @@ def test_siblings_elsewhere_draft_and_their_length_counts_once(pair: tuple[Sourc
     here.until(lambda: here.lengths == [4])
     # Fetched again, as after the group was left and came back.
     state = here.drafts.states.of(young)
+    before = here.bus.status()["received_tokens"]
     here.bus.unsubscribe([state.index_group])
     here.bus.subscribe([state.index_group])
-    before = here.bus.status()["received_tokens"]
     here.until(lambda: here.bus.status()["received_tokens"] == before + 4)
     for _ in range(50):
         here.step()

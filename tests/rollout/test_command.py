@@ -121,12 +121,16 @@ async def test_without_a_journal_finished_samples_are_kept(tmp_path: Path) -> No
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
-    """Whole samples only, a clear error, and --resume goes on; the limit on file size stands for the disk."""
+    """Whole samples only, a clear error, and --resume goes on; the limit on file size stands for the disk.
+
+    Compiled modules would be cut at that limit as well, and stay so.
+    """
     wanted = prompts(12)
     write(tmp_path / "prompts.jsonl", wanted)
     async with stubs(2) as engines:
         arguments = command(engines, tmp_path)
-        status, printed = await call(["bash", "-c", 'ulimit -f 16; exec "$@"', "limited", *arguments])
+        limited = 'ulimit -f 16; PYTHONDONTWRITEBYTECODE=1 exec "$@"'
+        status, printed = await call(["bash", "-c", limited, "limited", *arguments])
         assert status == 2
         assert "out.jsonl: " in printed and "--resume goes on" in printed and "Traceback" not in printed
         assert 0 < len(samples_of(tmp_path)) < 48

@@ -31,14 +31,14 @@ def prompts(problems: list[list[int]], *, samples: int = 6) -> list[Prompt]:
 def busy(rollout: RolloutController, url: str, *, behind: int = 0) -> Callable[[], bool]:
     """Whether more than two chunks run there, of which one has sent tokens and goes on.
 
-    behind: so many of them go on with the text of an earlier chunk.
+    behind: more than so many have, and so many go on with the text of an earlier chunk.
     """
     arrivals = Arrivals(rollout)
 
     def is_busy() -> bool:
         running = rollout.buffer.on_engine(url)
         later = sum(bool(request.output_ids) for request in running)
-        return arrivals.on(url) > 0 and len(running) > 2 and later >= behind
+        return arrivals.on(url) > behind and len(running) > 2 and later >= behind
 
     return is_busy
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sglang_seer.rollout import wire as wire_module
 from sglang_seer.rollout.wire import MOST_HEAD_BYTES, StatusError, Wire, WireError, _Connection
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
@@ -79,6 +80,25 @@ async def test_answers_over_one_connection(data: bytes) -> None:
         for _ in range(3):
             assert await post(wire) == b"".join(EVENTS)
     assert len(connections) == 1
+
+
+@pytest.mark.parametrize(("kept_s", "connections"), [(0.1, 2), (600.0, 1)])
+async def test_a_connection_that_was_idle_for_long_is_not_used_again(
+    monkeypatch: pytest.MonkeyPatch, kept_s: float, connections: int
+) -> None:
+    """Its engine may be about to close it."""
+    monkeypatch.setattr(wire_module, "KEPT_ALIVE_S", kept_s)
+    peers = set()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peers.add(writer.get_extra_info("peername"))
+        writer.write(CHUNKED + FRAMES)
+
+    async with serving(answer) as wire:
+        await post(wire)
+        await asyncio.sleep(0.3)
+        await post(wire)
+    assert len(peers) == connections
 
 
 async def test_an_answer_until_the_connection_closes() -> None:

@@ -31,7 +31,9 @@ class HttpServer:
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-            self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+            # SGLang closes connections that were idle for 5 s; a call sent at that moment would break.
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0)
+            self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
         async with self._session.post(self._url + path, json=body) as response:
             if response.status != 200:
                 raise RuntimeError(f"{self._url}{path}: status {response.status}: {await response.text()}")

@@ -80,6 +80,8 @@ class Drive:
         self.client = client(self.config, self.seer)
         self.manager = SeerAgentLoopManager.create(config=self.config, llm_client=self.client)
         self.out: dict[str, Any] = {}
+        # As the case under way began.
+        self.chunks_before = 0
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = ray.get(self.client._load_balancer.get_status.remote())
@@ -95,6 +97,7 @@ class Drive:
         own = batch(prompts, groups, sampling=sampling, seeded=True, **options)
         wanted = asyncio.run(self.own.generate_sequences(own))
         before = self.status()["seer"]
+        self.chunks_before = before["chunks"]
         thread = threading.Thread(target=during) if during else None
         if thread:
             thread.start()
@@ -126,8 +129,7 @@ class Drive:
         os.killpg(self.plan["seer_b_group"], signal.SIGKILL)
 
     def until_busy(self) -> None:
-        chunks = self.status()["seer"]["chunks"]
-        while self.status()["seer"]["chunks"] < chunks + 20:
+        while self.status()["seer"]["chunks"] < self.chunks_before + 20:
             time.sleep(0.01)
 
     def update_weights(self) -> None:
