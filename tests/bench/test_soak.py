@@ -68,6 +68,17 @@ def test_what_logs_tell_is_seen(tmp_path: Path, line: str) -> None:
     assert found == f"loud.log, line 2 of 4: {line} OSError: why"
 
 
+def test_a_failed_call_of_sglang_to_itself_is_no_fault(tmp_path: Path) -> None:
+    """Whether its path is in what was raised or not; what else is raised by a request still is one."""
+    told, late, other = (tmp_path / f"{name}.log" for name in ("told", "late", "other"))
+    raised = "Traceback (most recent call last):\n  File ...\n"
+    told.write_text(f"[1] failed\n{raised}ConnectionError: Max retries exceeded with url: /freeze_gc\n")
+    late.write_text(f"[1] post-warmup freeze_gc failed\n{raised}ReadTimeout: Read timed out.\n")
+    other.write_text(f"[1] a request failed\n{raised}ReadTimeout: Read timed out.\n")
+    (found,) = faults_in([told, late, other])
+    assert found.startswith("other.log")
+
+
 def test_the_checkpoints_differ(tmp_path: Path) -> None:
     shipped, changed = checkpoints(tmp_path).values()
     assert sorted(os.listdir(shipped)) == sorted(os.listdir(changed))
