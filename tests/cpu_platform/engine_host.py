@@ -29,8 +29,14 @@ def run_job(folder: Path) -> None:
     exec(job.get("mutant", ""), {})
     engine = Engine(**arguments)
     try:
-        answers = [engine.generate(**batch) for batch in job["batches"]]
-        (state,) = engine.get_server_info()["internal_states"]
+        answers = []
+        for batch in job["batches"]:
+            answers.append(engine.generate(**batch))
+            # With overlap the last request to end stays in the running batch for one more pass of the scheduler's loop.
+            # Requests that come before take it over as their batch mate, and with it another path of the sampler: its
+            # filters change their noise, its temperature how greedy ones' log-probabilities are rounded. This asks the
+            # scheduler, whose answer is of a later pass.
+            (state,) = engine.get_server_info()["internal_states"]
         # A flush succeeds once nothing is on its way to the store any more.
         while "hicache_storage_backend" in job["engine"] and not engine.flush_cache().success:
             time.sleep(0.05)

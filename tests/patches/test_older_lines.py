@@ -72,8 +72,6 @@ def one_of_each_group(batch: Batch, changes: Sequence[dict[str, Any]]) -> Batch:
     )
 
 
-# Those without filters first: a finished request with a filter can still be in the next one's batch, which changes
-# the noise of stock SGLang's samples.
 ROLLOUTS = {
     "seeded": rollout(),
     "log-probabilities": rollout(more={"return_logprob": True, "top_logprobs_num": 3}, temperature=0.7),
