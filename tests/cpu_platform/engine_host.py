@@ -32,10 +32,10 @@ def run_job(folder: Path) -> None:
         answers = []
         for batch in job["batches"]:
             answers.append(engine.generate(**batch))
-            # With overlap the last request to end stays in the running batch for one more pass of the scheduler's loop.
-            # Requests that come before take it over as their batch mate, and with it another path of the sampler: its
-            # filters change their noise, its temperature how greedy ones' log-probabilities are rounded. This asks the
-            # scheduler, whose answer is of a later pass.
+            # With overlap a request that has ended stays in the running batch for one more pass of the scheduler's loop.
+            # Requests that come in that pass become its mates, and keep what it makes of the batch: a filter changes
+            # their noise, a temperature how greedy ones' log-probabilities are rounded. So the scheduler is asked
+            # something: it answers in such a pass, and the next batch comes in a later one.
             (state,) = engine.get_server_info()["internal_states"]
         # A flush succeeds once nothing is on its way to the store any more.
         while "hicache_storage_backend" in job["engine"] and not engine.flush_cache().success:
